@@ -1,0 +1,436 @@
+use std::io::{self, Cursor, Write};
+use std::time::Duration;
+
+use super::disk::Volume;
+use super::iso9660::{self, ReadAt};
+use super::*;
+
+/// A machine that is a directory: block devices by name.
+struct Machine(tempfile::TempDir);
+
+impl Machine {
+    fn new(disks: &[(&str, Vec<u8>)]) -> Self {
+        let machine = Self(tempfile::tempdir().unwrap());
+        std::fs::create_dir_all(machine.0.path().join("dev")).unwrap();
+        for (name, image) in disks {
+            std::fs::create_dir_all(machine.0.path().join("sys/class/block").join(name)).unwrap();
+            machine.file(&format!("dev/{name}"), image);
+        }
+        machine
+    }
+
+    fn file(&self, path: &str, bytes: &[u8]) {
+        let path = self.0.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    fn search(&self) -> Search {
+        search(
+            &Probe {
+                root: self.0.path(),
+            },
+            Duration::ZERO,
+        )
+    }
+
+    /// Origin (without the directory), user-data, and the metadata's parts.
+    fn show(&self) -> String {
+        let search = self.search();
+        let root = self.0.path().to_str().unwrap();
+        let Some(found) = search.found else {
+            return search.tried.join("\n").replace(root, "");
+        };
+        let text = String::from_utf8(found.user_data.unwrap_or_default()).unwrap();
+        let Metadata {
+            instance_id,
+            hostname,
+            ssh_keys,
+            ..
+        } = found.metadata;
+        let origin = found.origin.replace(root, "");
+        format!("{origin}: {text:?} {instance_id:?} {hostname:?} {ssh_keys:?}")
+    }
+}
+
+type Files<'a> = &'a [(&'a str, &'a str)];
+
+fn fat_image(label: &str, files: Files<'_>) -> Vec<u8> {
+    let mut image = Cursor::new(vec![0; 1 << 20]);
+    let mut padded = [b' '; 11];
+    padded[..label.len()].copy_from_slice(label.as_bytes());
+    let options = fatfs::FormatVolumeOptions::new().volume_label(padded);
+    fatfs::format_volume(&mut image, options).unwrap();
+    {
+        let fs = fatfs::FileSystem::new(&mut image, fatfs::FsOptions::new()).unwrap();
+        for (path, text) in files {
+            let mut dir = fs.root_dir();
+            let mut parts: Vec<&str> = path.split('/').collect();
+            let name = parts.pop().unwrap();
+            for part in parts {
+                dir = dir.create_dir(part).unwrap();
+            }
+            dir.create_file(name)
+                .unwrap()
+                .write_all(text.as_bytes())
+                .unwrap();
+        }
+    }
+    image.into_inner()
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Names {
+    Plain,
+    RockRidge,
+    Joliet,
+}
+
+/// A small ISO 9660 image by the book (ECMA-119): directories of one sector each, depth first.
+fn iso_image(label: &str, files: Files<'_>, names: Names) -> Vec<u8> {
+    let mut image = vec![0; 20 * 2048];
+    let root = iso_directory(&mut image, files, names);
+    let mut descriptors = vec![(1u8, names != Names::Joliet)];
+    if names == Names::Joliet {
+        descriptors.push((2, true));
+    }
+    for (index, (kind, full)) in descriptors.iter().enumerate() {
+        let at = (16 + index) * 2048;
+        image[at] = *kind;
+        image[at + 1..at + 6].copy_from_slice(b"CD001");
+        if *kind == 2 {
+            image[at + 88..at + 91].copy_from_slice(b"%/E");
+        }
+        image[at + 40..at + 72].fill(b' ');
+        image[at + 40..at + 40 + label.len()].copy_from_slice(label.as_bytes());
+        let extent = if *full { root } else { (19, 2048) };
+        let record = iso_record(&[0], extent, true, None);
+        image[at + 156..at + 156 + record.len()].copy_from_slice(&record);
+    }
+    let end = (16 + descriptors.len()) * 2048;
+    image[end] = 255;
+    image[end + 1..end + 6].copy_from_slice(b"CD001");
+    image
+}
+
+/// Appends the directory of `files` and everything in it; returns its place.
+fn iso_directory(image: &mut Vec<u8>, files: Files<'_>, names: Names) -> (u32, u32) {
+    let mut done: Vec<&str> = Vec::new();
+    let mut records = Vec::new();
+    for (path, text) in files {
+        let (name, inner) = path.split_once('/').unwrap_or((path, ""));
+        if done.contains(&name) {
+            continue;
+        }
+        done.push(name);
+        let prefix = format!("{name}/");
+        let within: Vec<(&str, &str)> = files
+            .iter()
+            .filter_map(|(path, text)| Some((path.strip_prefix(&prefix)?, *text)))
+            .collect();
+        let directory = !inner.is_empty();
+        let extent = match directory {
+            true => iso_directory(image, &within, names),
+            false => append(image, text.as_bytes()),
+        };
+        let version = if directory { "" } else { ";1" };
+        let raw = match names {
+            Names::Joliet => format!("{name}{version}")
+                .encode_utf16()
+                .flat_map(u16::to_be_bytes)
+                .collect(),
+            Names::Plain => format!("{}{version}", name.to_ascii_uppercase()).into_bytes(),
+            Names::RockRidge => format!("FILE{}{version}", done.len()).into_bytes(),
+        };
+        let real = (names == Names::RockRidge).then_some(name);
+        records.extend(iso_record(&raw, extent, directory, real));
+    }
+    append(image, &records)
+}
+
+fn append(image: &mut Vec<u8>, bytes: &[u8]) -> (u32, u32) {
+    let sector = u32::try_from(image.len() / 2048).unwrap();
+    image.extend(bytes);
+    image.resize(image.len().next_multiple_of(2048), 0);
+    (sector, u32::try_from(bytes.len()).unwrap())
+}
+
+fn iso_record(
+    name: &[u8],
+    (sector, length): (u32, u32),
+    directory: bool,
+    rock_ridge: Option<&str>,
+) -> Vec<u8> {
+    let mut record = vec![0; 33];
+    record[2..6].copy_from_slice(&sector.to_le_bytes());
+    record[10..14].copy_from_slice(&length.to_le_bytes());
+    record[25] = if directory { 2 } else { 0 };
+    record[32] = u8::try_from(name.len()).unwrap();
+    record.extend(name);
+    if record.len() % 2 == 1 {
+        record.push(0);
+    }
+    if let Some(real) = rock_ridge {
+        // A time stamp first, and the name in two pieces, as long names come.
+        record.extend([b'T', b'F', 5, 1, 0]);
+        let (a, b) = real.split_at(real.len() / 2);
+        for (part, more) in [(a, 1), (b, 0)] {
+            record.extend([b'N', b'M', u8::try_from(5 + part.len()).unwrap(), 1, more]);
+            record.extend(part.as_bytes());
+        }
+    }
+    if record.len() % 2 == 1 {
+        record.push(0);
+    }
+    record[0] = u8::try_from(record.len()).unwrap();
+    record
+}
+
+const SEED: Files<'static> = &[
+    ("user-data", "#cloud-config\n"),
+    (
+        "meta-data",
+        "instance-id: i-1\nlocal-hostname: node1\npublic-keys:\n  - ssh-ed25519 AAAA a\n",
+    ),
+];
+
+const SEEN: &str = r##""#cloud-config\n" Some("i-1") Some("node1") ["ssh-ed25519 AAAA a"]"##;
+
+#[test]
+fn nocloud_on_every_kind_of_disk() {
+    for label in ["cidata", "CIDATA"] {
+        let machine = Machine::new(&[("vda", vec![0; 1 << 20]), ("vdb", fat_image(label, SEED))]);
+        assert_eq!(machine.show(), format!("nocloud /dev/vdb: {SEEN}"));
+        for names in [Names::Plain, Names::RockRidge, Names::Joliet] {
+            let machine = Machine::new(&[("sr0", iso_image(label, SEED, names))]);
+            assert_eq!(machine.show(), format!("nocloud /dev/sr0: {SEEN}"));
+        }
+    }
+}
+
+#[test]
+fn config_drive() {
+    let json =
+        r#"{"uuid":"u-1","hostname":"node2","public_keys":{"mine":"ssh-rsa AAAA b\n"},"x":[1]}"#;
+    let files: Files<'_> = &[
+        ("openstack/latest/meta_data.json", json),
+        ("openstack/latest/user_data", "#!/bin/sh\n"),
+    ];
+    for names in [Names::RockRidge, Names::Joliet] {
+        let machine = Machine::new(&[("vdb", iso_image("config-2", files, names))]);
+        let expect = r##"config drive /dev/vdb: "#!/bin/sh\n" Some("u-1") Some("node2") ["ssh-rsa AAAA b"]"##;
+        assert_eq!(machine.show(), expect);
+    }
+}
+
+#[test]
+fn precedence_is_fw_cfg_nocloud_config_drive() {
+    let disks = [
+        ("vdb", iso_image("config-2", &[], Names::RockRidge)),
+        ("vdc", fat_image("CIDATA", SEED)),
+    ];
+    let machine = Machine::new(&disks);
+    assert!(machine.show().starts_with("nocloud /dev/vdc"));
+    machine.file(
+        "sys/firmware/qemu_fw_cfg/by_name/opt/com.coreos/config/raw",
+        b"#cloud-config\n",
+    );
+    assert!(
+        machine.show().starts_with("fw_cfg opt/com.coreos/config"),
+        "{}",
+        machine.show()
+    );
+    machine.file(
+        "sys/firmware/qemu_fw_cfg/by_name/opt/orlop/user-data/raw",
+        b"#cloud-config\n",
+    );
+    assert!(machine.show().starts_with("fw_cfg opt/orlop/user-data"));
+}
+
+#[test]
+fn the_search_says_what_it_tried() {
+    let machine = Machine::new(&[
+        ("vda", fat_image("EFI", &[])),
+        ("dm-0", fat_image("CIDATA", SEED)),
+    ]);
+    machine.file("proc/cmdline", b"quiet cloud-config-url=http://example/x\n");
+    insta::assert_snapshot!(machine.show(), @r"
+    kernel command line: cloud-config-url=http://example/x is not supported yet
+    fw_cfg: not here
+    nocloud: not here
+    config drive: not here
+    ");
+}
+
+#[test]
+fn hardware_that_is_still_coming_up_is_waited_for_and_named() {
+    let check = |file: &str, content: &str, expect: Option<&str>| {
+        let machine = Machine::new(&[]);
+        machine.file(file, content.as_bytes());
+        let tried = machine.search().tried;
+        let waited = tried
+            .iter()
+            .find_map(|line| line.strip_prefix("waited 0 s for "));
+        assert_eq!(waited, expect, "{file}");
+    };
+    check(
+        "sys/class/ata_device/dev1.0/class",
+        "atapi\n",
+        Some("a CD-ROM drive"),
+    );
+    check("sys/class/ata_device/dev1.0/class", "none\n", None);
+    check(
+        "sys/bus/scsi/devices/0:0:0:0/type",
+        "5\n",
+        Some("a CD-ROM drive"),
+    );
+    check("sys/bus/scsi/devices/0:0:0:0/type", "0\n", None);
+    check(
+        "sys/bus/pci/devices/0000:00:1f.2/class",
+        "0x010601\n",
+        Some("the driver of an ATA controller"),
+    );
+    check("sys/bus/pci/devices/0000:00:02.0/class", "0x030000\n", None);
+    check(
+        "sys/bus/acpi/devices/QEMU0002:00/status",
+        "15\n",
+        Some("QEMU's fw_cfg"),
+    );
+}
+
+#[test]
+fn a_disk_that_appears_during_the_wait_is_found() {
+    let machine = Machine::new(&[]);
+    machine.file("sys/class/ata_device/dev1.0/class", b"atapi");
+    let root = machine.0.path().to_owned();
+    let late = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(120));
+        std::fs::write(
+            root.join("dev/sr0"),
+            iso_image("cidata", SEED, Names::RockRidge),
+        )
+        .unwrap();
+        std::fs::create_dir_all(root.join("sys/class/block/sr0")).unwrap();
+    });
+    let search = search(
+        &Probe {
+            root: machine.0.path(),
+        },
+        Duration::from_secs(5),
+    );
+    late.join().unwrap();
+    assert!(search.found.is_some());
+}
+
+#[test]
+fn bad_metadata_is_a_finding_and_the_user_data_still_counts() {
+    let files: Files<'_> = &[
+        ("user-data", "#cloud-config\n"),
+        ("meta-data", "a: [\n"),
+        ("network-config", "version: 2\n"),
+    ];
+    let found = Machine::new(&[("vdb", fat_image("cidata", files))])
+        .search()
+        .found
+        .unwrap();
+    assert!(found.user_data.is_some());
+    let findings: Vec<String> = found.findings.iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!(findings.join("\n"), @r"
+    2:1: warning: meta-data: while parsing a node, did not find expected node content
+    1:1: warning: network-config: not supported yet (write .network files with coreos.units)
+    ");
+}
+
+/// The program that people make these disks with, where it is installed.
+#[test]
+fn images_of_xorriso_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in SEED {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    for flags in [
+        &["-joliet", "on", "-rockridge", "off"][..],
+        &["-rockridge", "on"],
+    ] {
+        let image = dir.path().join("seed.iso");
+        let _ = std::fs::remove_file(&image);
+        let mut command = std::process::Command::new("xorriso");
+        command
+            .args(["-outdev", image.to_str().unwrap(), "-volid", "CIDATA"])
+            .args(flags);
+        for (name, _) in SEED {
+            command.args([
+                "-map",
+                dir.path().join(name).to_str().unwrap(),
+                &format!("/{name}"),
+            ]);
+        }
+        match command.output() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            output => assert!(output.unwrap().status.success()),
+        }
+        let machine = Machine::new(&[("sr0", std::fs::read(&image).unwrap())]);
+        assert_eq!(
+            machine.show(),
+            format!("nocloud /dev/sr0: {SEEN}"),
+            "{flags:?}"
+        );
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let from = self.get(start..).and_then(|rest| rest.get(..buffer.len()));
+        buffer.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(512))]
+    #[test]
+    fn a_damaged_iso_never_panics(
+        damage in proptest::collection::vec((0usize..60_000, proptest::prelude::any::<u8>()), 1..40),
+        in_header in proptest::collection::vec((32_768usize..36_864, proptest::prelude::any::<u8>()), 0..10),
+        names in proptest::sample::select(vec![Names::Plain, Names::RockRidge, Names::Joliet]),
+        length in 0usize..60_000,
+    ) {
+        let mut image = iso_image("cidata", SEED, names);
+        for (at, byte) in damage.into_iter().chain(in_header) {
+            if let Some(place) = image.get_mut(at) {
+                *place = byte;
+            }
+        }
+        image.truncate(image.len().min(length.max(40_000)));
+        if let Ok(Some(mut iso)) = iso9660::open(image) {
+            let _ = iso.read("user-data");
+            let _ = iso.read("openstack/latest/user_data");
+        }
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+    #[test]
+    fn a_damaged_fat_never_panics(
+        in_header in proptest::collection::vec((11usize..64, proptest::prelude::any::<u8>()), 0..4),
+        damage in proptest::collection::vec((512usize..40_000, proptest::prelude::any::<u8>()), 1..40),
+    ) {
+        let mut image = fat_image("cidata", SEED);
+        for (at, byte) in damage.into_iter().chain(in_header) {
+            image[at] = byte;
+        }
+        let _ = Machine::new(&[("vdb", image)]).search();
+    }
+}
+
+impl std::fmt::Debug for Names {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "plain",
+            Self::RockRidge => "Rock Ridge",
+            Self::Joliet => "Joliet",
+        })
+    }
+}

@@ -1,0 +1,20 @@
+//! One cloud-config makes a machine.
+//!
+//! `datasource → user-data → config → plan → apply → systemd`: each step is a module, the values
+//! between them are plain data, and nothing is changed before the whole plan is known to be good.
+
+pub mod apply;
+pub mod config;
+pub mod datasource;
+pub mod finding;
+pub mod metadata;
+pub mod pipeline;
+pub mod plan;
+mod root;
+pub mod service;
+pub mod status;
+pub mod substitute;
+mod suggest;
+pub mod systemd;
+pub mod userdata;
+mod yaml;

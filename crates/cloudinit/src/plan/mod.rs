@@ -1,0 +1,143 @@
+//! Everything that will be done, as data and in order: hostname, accounts, keys, files, unit files,
+//! calls to systemd. Building a plan reads facts but changes nothing; printing it is the dry run.
+
+mod accounts;
+mod build;
+mod corpus;
+mod facts;
+mod table;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Verb;
+use crate::finding::Place;
+
+pub use accounts::Accounts;
+pub use build::{Request, SCRIPT_PATH, build};
+pub use corpus::{is_already, sha256};
+pub use facts::{Facts, FactsError};
+
+#[derive(Debug, Default, PartialEq)]
+pub struct Plan {
+    pub hostname: Option<String>,
+    /// Account files that change; in this order a crash leaves no half account (`passwd` is last).
+    pub accounts: Vec<FileWrite>,
+    /// The same as a person would say it; no hashes.
+    pub account_changes: Vec<String>,
+    pub homes: Vec<Home>,
+    pub keys: Vec<Keys>,
+    pub files: Vec<FileOp>,
+    pub calls: Vec<Call>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileOp {
+    Write(FileWrite),
+    /// A masked unit: a link to `/dev/null`.
+    Mask {
+        path: String,
+        place: Place,
+    },
+    /// Takes a mask away, and nothing else.
+    Unmask {
+        path: String,
+    },
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct FileWrite {
+    pub path: String,
+    pub content: Vec<u8>,
+    pub mode: u32,
+    pub owner: Owner,
+    pub place: Place,
+}
+
+/// The content may be a secret.
+impl std::fmt::Debug for FileWrite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} {:o} {} bytes",
+            self.path,
+            self.mode,
+            self.content.len()
+        )
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+    /// `user:group`, numbers where there is no name.
+    pub name: String,
+}
+
+impl Owner {
+    pub fn root() -> Self {
+        Self {
+            uid: 0,
+            gid: 0,
+            name: "root:root".to_owned(),
+        }
+    }
+}
+
+/// A home directory to make if it is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    pub path: String,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Keys that a user's `authorized_keys` gets under our name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keys {
+    pub user: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub home: String,
+    pub keys: Vec<String>,
+    pub place: Place,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Call {
+    Enable { unit: String, runtime: bool },
+    Reload,
+    Unit { verb: Verb, unit: String },
+}
+
+impl std::fmt::Display for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Enable {
+                unit,
+                runtime: false,
+            } => write!(f, "enable {unit}"),
+            Self::Enable {
+                unit,
+                runtime: true,
+            } => write!(f, "enable {unit} until the next boot"),
+            Self::Reload => f.write_str("reload systemd"),
+            Self::Unit { verb, unit } => write!(f, "{verb} {unit}"),
+        }
+    }
+}
+
+impl Plan {
+    /// Every file that is written with content, in order.
+    pub fn writes(&self) -> impl Iterator<Item = &FileWrite> {
+        let files = self.files.iter().filter_map(|op| match op {
+            FileOp::Write(write) => Some(write),
+            FileOp::Mask { .. } | FileOp::Unmask { .. } => None,
+        });
+        self.accounts.iter().chain(files)
+    }
+}

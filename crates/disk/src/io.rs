@@ -1,0 +1,187 @@
+//! Block devices as this crate sees them: byte streams that can seek and can be made durable.
+
+use std::fs::File;
+use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
+
+/// Every transfer to a table or a directory is a multiple of this, because it is the largest
+/// piece that a disk promises not to tear.
+pub const SECTOR: usize = 512;
+pub(crate) const SECTOR_U64: u64 = SECTOR as u64;
+
+/// What has been written is on stable storage once `sync` returns.
+///
+/// Not `Write::flush`: for a `File` that does nothing.
+pub trait SyncIo {
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+impl SyncIo for File {
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_all()
+    }
+}
+
+/// Memory is as durable as it gets.
+impl<T> SyncIo for Cursor<T> {
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<T: SyncIo + ?Sized> SyncIo for &mut T {
+    fn sync(&mut self) -> io::Result<()> {
+        (**self).sync()
+    }
+}
+
+impl<T: SyncIo + ?Sized> SyncIo for Box<T> {
+    fn sync(&mut self) -> io::Result<()> {
+        (**self).sync()
+    }
+}
+
+/// Something a table or a file system can be written to.
+pub trait BlockIo: Read + Write + Seek + SyncIo {}
+
+impl<T: Read + Write + Seek + SyncIo + ?Sized> BlockIo for T {}
+
+/// A part of a device, as if it were a device of its own: partitions of an image without loop
+/// devices. Reads end at its end; a write across the end fails before it changes anything.
+#[derive(Debug)]
+pub struct Window<T> {
+    io: T,
+    start: u64,
+    len: u64,
+    pos: u64,
+}
+
+impl<T> Window<T> {
+    pub fn new(io: T, start: u64, len: u64) -> Window<T> {
+        Window {
+            io,
+            start,
+            len,
+            pos: 0,
+        }
+    }
+
+    pub fn into_inner(self) -> T {
+        self.io
+    }
+
+    fn rest(&self) -> u64 {
+        self.len.saturating_sub(self.pos)
+    }
+}
+
+impl<T: Read + Seek> Read for Window<T> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let want = usize::try_from(self.rest()).map_or(buf.len(), |rest| rest.min(buf.len()));
+        if want == 0 {
+            return Ok(0);
+        }
+        self.io.seek(SeekFrom::Start(self.start + self.pos))?;
+        let done = self.io.read(&mut buf[..want])?;
+        self.pos += done as u64;
+        Ok(done)
+    }
+}
+
+impl<T: Write + Seek> Write for Window<T> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if buf.len() as u64 > self.rest() {
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!(
+                    "write of {} bytes at {} is outside of a window of {} bytes",
+                    buf.len(),
+                    self.pos,
+                    self.len
+                ),
+            ));
+        }
+        self.io.seek(SeekFrom::Start(self.start + self.pos))?;
+        let done = self.io.write(buf)?;
+        self.pos += done as u64;
+        Ok(done)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.io.flush()
+    }
+}
+
+impl<T> Seek for Window<T> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let pos = match to {
+            SeekFrom::Start(pos) => Some(pos),
+            SeekFrom::End(by) => self.len.checked_add_signed(by),
+            SeekFrom::Current(by) => self.pos.checked_add_signed(by),
+        };
+        self.pos = pos.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "seek before the start of a window",
+            )
+        })?;
+        Ok(self.pos)
+    }
+}
+
+impl<T: SyncIo> SyncIo for Window<T> {
+    fn sync(&mut self) -> io::Result<()> {
+        self.io.sync()
+    }
+}
+
+/// Forgets the clean pages that the kernel caches for a device, so that the next read comes
+/// from the medium. Call it after a sync; unlike `BLKFLSBUF` it needs no capability.
+pub fn drop_cache(file: &File) -> io::Result<()> {
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
+    Ok(())
+}
+
+pub(crate) fn size_of(io: &mut (impl Seek + ?Sized)) -> io::Result<u64> {
+    io.seek(SeekFrom::End(0))
+}
+
+pub(crate) fn read_at(
+    io: &mut (impl Read + Seek + ?Sized),
+    offset: u64,
+    buf: &mut [u8],
+) -> io::Result<()> {
+    io.seek(SeekFrom::Start(offset))?;
+    io.read_exact(buf)
+}
+
+pub(crate) fn write_at(
+    io: &mut (impl Write + Seek + ?Sized),
+    offset: u64,
+    buf: &[u8],
+) -> io::Result<()> {
+    io.seek(SeekFrom::Start(offset))?;
+    io.write_all(buf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_stays_inside() {
+        let mut disk = Cursor::new((0..16).collect::<Vec<u8>>());
+        let mut window = Window::new(&mut disk, 4, 8);
+        assert_eq!(size_of(&mut window).unwrap(), 8);
+
+        let mut all = Vec::new();
+        window.seek(SeekFrom::Start(0)).unwrap();
+        window.read_to_end(&mut all).unwrap();
+        assert_eq!(all, (4..12).collect::<Vec<u8>>());
+
+        write_at(&mut window, 6, &[0xaa, 0xbb]).unwrap();
+        let error = write_at(&mut window, 7, &[1, 2]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(window.seek(SeekFrom::Current(-100)).is_err());
+        assert_eq!(disk.into_inner()[9..13], [9, 0xaa, 0xbb, 12]);
+    }
+}

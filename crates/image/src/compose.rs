@@ -1,0 +1,164 @@
+//! From packages to the tree of `/usr`: what dpkg's maintainer scripts would have done, and our own
+//! files over it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use crate::deb::{self, Control};
+use crate::lists;
+use crate::tree::{Node, Origin, Tree};
+
+/// Where the release's defaults of /etc live; the host mounts them as the lower layer of its /etc.
+pub(crate) const ETC: &str = "usr/share/orlop/etc";
+
+pub(crate) struct Packages {
+    pub tree: Tree,
+    pub controls: Vec<Control>,
+}
+
+/// Reads the packages and leaves out what `os/dropped` and `os/removed` name.
+pub(crate) fn read_packages(os: &Path, debs: &[std::path::PathBuf]) -> Result<Packages> {
+    let dropped = lists::read(&os.join("dropped"))?;
+    let mut tree = Tree::default();
+    let mut controls = Vec::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for path in debs {
+        let mut files = Tree::default();
+        let control = deb::read(path, &mut files)?;
+        seen.insert(control.package.clone());
+        if dropped.iter().any(|d| d.name == control.package) {
+            continue;
+        }
+        for (path, entry) in files.iter() {
+            tree.insert(path, entry.node.clone(), entry.origin.clone());
+        }
+        controls.push(control);
+    }
+    Ok(Packages { tree, controls })
+}
+
+pub(crate) fn remove_unwanted(os: &Path, tree: &mut Tree) -> Result<()> {
+    let removed = lists::globs(&lists::read(&os.join("removed"))?)?;
+    tree.retain(|path, _| !removed.is_match(path));
+    Ok(())
+}
+
+/// Only files on the list `os/setuid` keep set-user-id; nothing keeps set-group-id.
+pub(crate) fn strip_setuid(os: &Path, tree: &mut Tree) -> Result<()> {
+    let allowed = lists::read(&os.join("setuid"))?;
+    for (path, entry) in tree.iter_mut() {
+        if let Node::File { mode, .. } | Node::Dir { mode } = &mut entry.node {
+            let keeps = allowed.iter().any(|a| a.name == path);
+            *mode &= if keeps { 0o4755 } else { 0o1777 };
+        }
+    }
+    Ok(())
+}
+
+/// One file with all certificate authorities, as update-ca-certificates makes it.
+pub(crate) fn merge_certificates(tree: &mut Tree) -> Result<()> {
+    let mut bundle = Vec::new();
+    for (path, entry) in tree.iter() {
+        if path.starts_with("usr/share/ca-certificates/")
+            && path.ends_with(".crt")
+            && let Node::File { data, .. } = &entry.node
+        {
+            bundle.extend_from_slice(data);
+            if !data.ends_with(b"\n") {
+                bundle.push(b'\n');
+            }
+        }
+    }
+    anyhow::ensure!(
+        !bundle.is_empty(),
+        "the packages contain no certificate authorities"
+    );
+    tree.file(
+        "etc/ssl/certs/ca-certificates.crt",
+        0o644,
+        bundle,
+        Origin::Generated,
+    );
+    Ok(())
+}
+
+/// Debian's alternatives are links through /etc that a maintainer script makes; here the link points
+/// straight at the only candidate.
+pub(crate) fn alternatives(tree: &mut Tree) {
+    for (name, target) in [
+        ("awk", "mawk"),
+        ("vi", "vim.tiny"),
+        ("vim", "vim.tiny"),
+        ("pager", "less"),
+        ("editor", "vim.tiny"),
+    ] {
+        if tree.get(&format!("usr/bin/{target}")).is_some() {
+            tree.symlink(&format!("usr/bin/{name}"), target, Origin::Generated);
+        }
+    }
+}
+
+/// Lays `dir` (as on the host) over the tree; overlays win over packages.
+pub(crate) fn overlay(tree: &mut Tree, dir: &Path) -> Result<()> {
+    let mut files = Tree::default();
+    files
+        .add_dir(dir, &Origin::Overlay)
+        .with_context(|| format!("the overlay {}", dir.display()))?;
+    // What people write into etc/ of an overlay belongs to the release's defaults.
+    files.relocate("etc", ETC);
+    for (path, entry) in files.iter() {
+        // A file may take the place of a directory's symlink and the other way round.
+        if let (Some(old), Node::Dir { .. }) = (tree.get(path), &entry.node)
+            && !matches!(old.node, Node::Dir { .. })
+        {
+            tree.remove(path);
+        }
+        tree.insert(path, entry.node.clone(), entry.origin.clone());
+    }
+    Ok(())
+}
+
+/// systemd's "mask" in an overlay is a link to /dev/null; nothing to do. An empty file named
+/// `NAME.removed` takes NAME out, for overlays that need less than the base.
+pub(crate) fn apply_removals(tree: &mut Tree) {
+    let marks: Vec<String> = tree
+        .iter()
+        .filter(|(p, _)| p.ends_with(".removed"))
+        .map(|(p, _)| p.to_owned())
+        .collect();
+    for mark in marks {
+        tree.remove(&mark);
+        tree.remove_tree(mark.trim_end_matches(".removed"));
+    }
+}
+
+pub(crate) fn os_release(version: &str) -> String {
+    format!(
+        "NAME=\"Orlop\"\nID=orlop\nID_LIKE=debian\nPRETTY_NAME=\"Orlop {version}\"\n\
+         VERSION=\"{version}\"\nVERSION_ID={version}\nIMAGE_ID=orlop\nIMAGE_VERSION={version}\n\
+         SYSEXT_LEVEL=1\nANSI_COLOR=\"1;36\"\n"
+    )
+}
+
+/// Puts a file of ours where the host looks for it and says which crate it is.
+pub(crate) fn add_binary(tree: &mut Tree, path: &str, crate_name: &str, from: &Path) -> Result<()> {
+    let data = std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    tree.file(path, 0o755, data, Origin::Crate(Arc::from(crate_name)));
+    Ok(())
+}
+
+/// Only /usr goes into the image. /etc becomes the defaults; what packages put below /var, /run …
+/// is made on the host by tmpfiles.
+pub(crate) fn only_usr(tree: &mut Tree) {
+    tree.relocate("etc", ETC);
+    tree.retain(|path, _| path == "usr" || path.starts_with("usr/"));
+    tree.prune_empty_dirs(|dir| {
+        // Mount points and directories that programs expect to exist.
+        ["usr/local", "usr/src"].contains(&dir) || dir.starts_with(ETC)
+    });
+    for dir in ["usr/local", "usr/lib/modules"] {
+        tree.insert(dir, Node::Dir { mode: 0o755 }, Origin::Generated);
+    }
+}

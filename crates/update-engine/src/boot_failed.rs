@@ -1,0 +1,323 @@
+//! The end of a boot that did not go well: say why, then reboot, if that leads anywhere.
+//!
+//! Runs when boot-complete.target fails, and when its deadline passes. Needs `systemctl` and
+//! `journalctl`.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use host::child;
+use host::cmdline::Cmdline;
+use host::os_release::OsRelease;
+use release::status::SlotStatus;
+use serde::{Deserialize, Serialize};
+
+use crate::paths::Paths;
+use crate::slots::{Access, Source};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+const MOST_UNITS: usize = 8;
+const LOG_LINES: &str = "5";
+
+/// On the kernel command line: seconds of uptime, or `off`. Only later than the timer that
+/// starts us is possible; an earlier one is a drop-in of that timer.
+const DEADLINE: &str = "orlop.boot-deadline";
+
+/// `/var/lib/orlop/boot/failure.json`.
+#[derive(Debug, Serialize)]
+struct Failure {
+    version: String,
+    usrhash: String,
+    boot_id: String,
+    reason: String,
+    units: Vec<Unit>,
+}
+
+#[derive(Debug, Serialize)]
+struct Unit {
+    unit: String,
+    log: Vec<String>,
+}
+
+/// What a reboot would do.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The boot loader tries this slot again, or the other one.
+    Reboot,
+    Stay(&'static str),
+}
+
+pub fn run(source: &Source, deadline: bool, reboot: bool) -> anyhow::Result<()> {
+    let paths = Paths::new(&source.root);
+    if deadline {
+        wait_for_deadline(&paths, source)?;
+    }
+    if paths.good().exists() {
+        tracing::info!("this boot is good by now");
+        return Ok(());
+    }
+    let why = match deadline {
+        true => "boot-complete.target was not reached in time",
+        false => "boot-complete.target failed",
+    };
+    let (reason, units) = diagnose(why);
+    tracing::error!("{reason}");
+    // Without a record the host still falls back, only with a poorer reason.
+    if let Err(e) = record(&paths, source, reason, units) {
+        tracing::error!("the reason is not recorded: {e:#}");
+    }
+    let slots = source
+        .open(Access::Read)
+        .map_err(Into::into)
+        .and_then(|disk| disk.slots())
+        .unwrap_or_else(|e| {
+            tracing::warn!("{e:#}");
+            Vec::new()
+        });
+    match verdict(&slots) {
+        Verdict::Stay(why) => tracing::error!("not rebooting: {why}"),
+        Verdict::Reboot if !reboot => tracing::error!("would reboot"),
+        // Once --force: the service manager unmounts and syncs, but does not wait for units,
+        // of which one may be what hangs.
+        Verdict::Reboot => drop(child::run(
+            Command::new("systemctl").args(["reboot", "--force"]),
+        )?),
+    }
+    Ok(())
+}
+
+/// Rebooting must lead to something else in the end, or a broken machine would do nothing but
+/// reboot, and nobody could look at it.
+fn verdict(slots: &[SlotStatus]) -> Verdict {
+    let armed = |booted| {
+        slots
+            .iter()
+            .any(|s| s.booted == booted && s.tries_left.is_some_and(|n| n > 0))
+    };
+    match slots.iter().find(|s| s.booted).and_then(|s| s.tries_left) {
+        None => Verdict::Stay("this system was not started from a boot entry with tries"),
+        Some(_) if armed(true) || armed(false) => Verdict::Reboot,
+        Some(_) => Verdict::Stay("neither slot has tries left, so this one would only start again"),
+    }
+}
+
+fn wait_for_deadline(paths: &Paths, source: &Source) -> anyhow::Result<()> {
+    let cmdline = Cmdline::read(&source.root)?;
+    let Some(text) = cmdline.get(DEADLINE) else {
+        return Ok(());
+    };
+    let seconds = match text {
+        "off" => u64::MAX,
+        text => text
+            .parse()
+            .with_context(|| format!("{DEADLINE}={text}: use seconds, or off"))?,
+    };
+    while uptime().as_secs() < seconds && !paths.good().exists() {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    Ok(())
+}
+
+fn uptime() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
+}
+
+fn record(paths: &Paths, source: &Source, reason: String, units: Vec<Unit>) -> anyhow::Result<()> {
+    let failure = Failure {
+        version: OsRelease::read(&source.root)?
+            .version()
+            .unwrap_or_default()
+            .into(),
+        usrhash: source
+            .running()?
+            .context("no usrhash= on the kernel command line")?
+            .to_string(),
+        boot_id: host::machine::boot_id(&source.root)?,
+        reason,
+        units,
+    };
+    let mut text = serde_json::to_vec_pretty(&failure)?;
+    text.push(b'\n');
+    let path = paths.failure();
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    host::atomic::write(&path, &text, 0o644, None)?;
+    Ok(())
+}
+
+/// The reason in one line, and the units it is about with the end of their logs.
+fn diagnose(why: &str) -> (String, Vec<Unit>) {
+    let failed = ask(&["list-units", "--failed", "--output=json", "--no-pager"])
+        .map(|text| failed_units(&text));
+    let pending = ask(&["list-jobs", "--no-legend", "--plain", "--no-pager"])
+        .map(|text| pending_units(&text));
+    let (failed, pending) = (failed.unwrap_or_default(), pending.unwrap_or_default());
+    let log = |unit: &String| Unit {
+        unit: unit.clone(),
+        log: log(unit),
+    };
+    let units: Vec<Unit> = failed
+        .iter()
+        .chain(&pending)
+        .take(MOST_UNITS)
+        .map(log)
+        .collect();
+    (reason(why, &failed, &pending, &units), units)
+}
+
+/// `boot-complete.target failed; failed: ssh.service; ssh.service said: bad configuration`
+fn reason(why: &str, failed: &[String], pending: &[String], units: &[Unit]) -> String {
+    let mut reason = why.to_owned();
+    for (what, units) in [("failed", failed), ("still starting", pending)] {
+        if !units.is_empty() {
+            reason += &format!("; {what}: {}", units.join(", "));
+        }
+    }
+    let last = units.iter().find_map(|u| Some((&u.unit, u.log.last()?)));
+    if let Some((unit, line)) = last {
+        reason += &format!("; {unit} said: {line}");
+    }
+    reason
+}
+
+fn ask(arguments: &[&str]) -> Option<String> {
+    match child::run_within(Command::new("systemctl").args(arguments), PATIENCE) {
+        Ok(output) => Some(output.text()),
+        Err(e) => {
+            tracing::warn!("{e}");
+            None
+        }
+    }
+}
+
+fn log(unit: &str) -> Vec<String> {
+    let arguments = [
+        "--boot",
+        "--output=cat",
+        "--no-pager",
+        "--quiet",
+        "--lines",
+        LOG_LINES,
+        "--unit",
+        unit,
+    ];
+    match child::run_within(Command::new("journalctl").args(arguments), PATIENCE) {
+        Ok(output) => output
+            .text()
+            .lines()
+            .map(|line| line.chars().take(300).collect())
+            .collect(),
+        Err(e) => vec![e.to_string().lines().next().unwrap_or_default().to_owned()],
+    }
+}
+
+fn failed_units(json: &str) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Listed {
+        unit: String,
+    }
+    let listed: Vec<Listed> = serde_json::from_str(json).unwrap_or_default();
+    listed
+        .into_iter()
+        .map(|l| l.unit)
+        .take(MOST_UNITS)
+        .collect()
+}
+
+/// `12 sshd.service start running`, running jobs only: the waiting ones wait for those.
+fn pending_units(text: &str) -> Vec<String> {
+    let jobs = text
+        .lines()
+        .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    jobs.filter_map(|job| match job[..] {
+        [_, unit, "start", "running", ..] if !OURSELVES.contains(&unit) => Some(unit.to_owned()),
+        _ => None,
+    })
+    .take(MOST_UNITS)
+    .collect()
+}
+
+const OURSELVES: [&str; 2] = ["boot-failed.service", "boot-overdue.service"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use release::Slot;
+
+    fn check(booted: Option<u8>, other: Option<u8>, expect: &Verdict) {
+        let slot = |slot, tries_left| SlotStatus {
+            slot,
+            booted: slot == Slot::B,
+            version: None,
+            root_hash: None,
+            tries_left,
+            tries_done: tries_left.map(|n| 3 - n),
+        };
+        assert_eq!(
+            verdict(&[slot(Slot::A, other), slot(Slot::B, booted)]),
+            *expect
+        );
+    }
+
+    #[test]
+    fn a_reboot_has_to_lead_somewhere() {
+        check(Some(2), None, &Verdict::Reboot);
+        check(Some(0), Some(3), &Verdict::Reboot);
+        check(
+            Some(0),
+            Some(0),
+            &Verdict::Stay("neither slot has tries left, so this one would only start again"),
+        );
+        check(
+            Some(0),
+            None,
+            &Verdict::Stay("neither slot has tries left, so this one would only start again"),
+        );
+        check(
+            None,
+            Some(3),
+            &Verdict::Stay("this system was not started from a boot entry with tries"),
+        );
+        assert_eq!(
+            verdict(&[]),
+            Verdict::Stay("this system was not started from a boot entry with tries")
+        );
+    }
+
+    #[test]
+    fn the_reason_is_one_line() {
+        let unit = |unit: &str, log: &[&str]| Unit {
+            unit: unit.into(),
+            log: log.iter().map(|l| (*l).into()).collect(),
+        };
+        let units = [
+            unit("a.service", &[]),
+            unit("b.service", &["first", "last"]),
+        ];
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            reason(
+                "boot-complete.target failed",
+                &names(&["a.service", "b.service"]),
+                &names(&["c.service"]),
+                &units
+            ),
+            "boot-complete.target failed; failed: a.service, b.service; still starting: c.service; b.service said: last"
+        );
+        assert_eq!(reason("too late", &[], &[], &[]), "too late");
+    }
+
+    #[test]
+    fn what_systemctl_says() {
+        let json = r#"[{"unit":"ssh.service","load":"loaded","active":"failed","sub":"failed","description":"x"}]"#;
+        assert_eq!(failed_units(json), ["ssh.service"]);
+        assert_eq!(failed_units("[]"), [""; 0]);
+        assert_eq!(failed_units("no bus"), [""; 0]);
+        let jobs = "  1 multi-user.target start waiting\n 81 slow.service start running\n 90 boot-failed.service start running\n";
+        assert_eq!(pending_units(jobs), ["slow.service"]);
+        assert_eq!(pending_units("No jobs running.\n"), [""; 0]);
+    }
+}

@@ -1,0 +1,394 @@
+//! The worker: runs the actions that take time, one after the other, and answers with events.
+
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
+
+use host::varlink::{Client, VarlinkError};
+use release::dsse::{Envelope, MAX_ENVELOPE};
+use release::omaha::{self, AppRequest, Os, Request, Response, UpdateCheck};
+use release::status::Health;
+use release::{MANIFEST_FILE, Sha256, Slot};
+
+use super::Input;
+use crate::engine::{AfterStaging, Ask, Event, Host, Offer, Settings, Trouble};
+use crate::fetch::{Fetcher, Want};
+use crate::memory::{Code, Report};
+use crate::paths::Paths;
+use crate::{keys, wire};
+
+/// Flushing a slow disk may take long, but not without a word for ever.
+const WRITER_SILENCE: Duration = Duration::from_secs(300);
+
+pub(super) enum Task {
+    ReadSlots,
+    Check(Settings, Option<Slot>, Ask),
+    Download(Box<Offer>),
+    Stage(Box<Offer>, AfterStaging),
+    RollBack,
+    Tell(Settings, Option<Slot>, Vec<Report>),
+    Clean(Option<Sha256>),
+}
+
+pub(super) struct Worker {
+    pub(super) paths: Paths,
+    pub(super) host: Host,
+    pub(super) machine_id: String,
+    pub(super) fetcher: Fetcher,
+    pub(super) events: Sender<Input>,
+}
+
+impl Worker {
+    /// Until the driver is gone.
+    pub(super) fn run(self, tasks: &Receiver<Task>) {
+        while let Ok(task) = tasks.recv() {
+            let event = self.perform(task);
+            if event.is_some_and(|event| self.events.send(Input::Event(event)).is_err()) {
+                return;
+            }
+        }
+    }
+
+    fn perform(&self, task: Task) -> Option<Event> {
+        let settle = |result: Result<Event, Trouble>| Some(result.unwrap_or_else(Event::Trouble));
+        match task {
+            Task::ReadSlots => Some(Event::Found(self.slots().map_err(|e| e.to_string()))),
+            Task::Check(settings, slot, ask) => settle(self.check(&settings, slot, ask)),
+            Task::Download(offer) => settle(self.download(&offer)),
+            Task::Stage(offer, after) => settle(self.stage(&offer, after)),
+            Task::RollBack => settle(self.roll_back().map_err(|e| writer_trouble(e, None))),
+            Task::Tell(settings, slot, reports) => {
+                Some(Event::Told(self.tell(&settings, slot, &reports)))
+            }
+            Task::Clean(keep) => {
+                clean(&self.paths.downloads(), keep);
+                None
+            }
+        }
+    }
+
+    fn progress(&self, done: u64) {
+        let _ = self.events.send(Input::Event(Event::Progress(done)));
+    }
+
+    fn slots(&self) -> Result<Vec<release::status::SlotStatus>, VarlinkError> {
+        let slots: wire::Slots = self.writer()?.call_as(wire::GET_SLOTS, ())?;
+        Ok(slots.slots)
+    }
+
+    fn writer(&self) -> Result<Client, VarlinkError> {
+        Client::connect(self.paths.writer_socket())?.with_timeout(WRITER_SILENCE)
+    }
+
+    fn omaha(&self, settings: &Settings, app: AppRequest) -> Result<Response, String> {
+        let Some(server) = &settings.server else {
+            return Err("no SERVER= in update.conf".into());
+        };
+        let request = Request {
+            updater_version: Some(concat!("update-engine-", env!("CARGO_PKG_VERSION")).into()),
+            install_source: Some(if app.force { "ondemand" } else { "scheduler" }.into()),
+            // Flatcar's servers look for this platform.
+            os: Os {
+                platform: "CoreOS".into(),
+                version: "Orlop".into(),
+                arch: Some("x86_64".into()),
+            },
+            apps: vec![app],
+        };
+        let answer = self
+            .fetcher
+            .post(
+                server,
+                "text/xml",
+                &request.to_xml(),
+                omaha::MAX_MESSAGE as u64,
+            )
+            .map_err(|e| e.to_string())?;
+        let text = String::from_utf8_lossy(&answer);
+        Response::from_xml(&text).map_err(|e| format!("{server}: the answer is not Omaha: {e}"))
+    }
+
+    fn app(&self, settings: &Settings, slot: Option<Slot>) -> AppRequest {
+        AppRequest {
+            boot_id: Some(self.host.boot_id.clone()),
+            hostname: Some(host::machine::hostname()),
+            slot,
+            health: Some(match self.paths.good().exists() {
+                true => Health::Healthy,
+                false => Health::Starting,
+            }),
+            ..AppRequest::orlop(&self.host.version, &settings.channel, &self.machine_id)
+        }
+    }
+
+    fn check(&self, settings: &Settings, slot: Option<Slot>, ask: Ask) -> Result<Event, Trouble> {
+        let app = AppRequest {
+            update_check: true,
+            force: ask.force,
+            ping: true,
+            ..self.app(settings, slot)
+        };
+        let response = self.omaha(settings, app).map_err(server_trouble)?;
+        let app = response.apps.into_iter().next();
+        let app =
+            app.ok_or_else(|| server_trouble("the server's answer is about no app".into()))?;
+        let offer = match app.update_check {
+            Some(UpdateCheck::Offer(offer)) => offer,
+            Some(UpdateCheck::NoUpdate { .. }) => return Ok(Event::NothingNew),
+            Some(UpdateCheck::Refused(status)) => {
+                return Err(server_trouble(format!(
+                    "the server answers {status:?}; asking again later"
+                )));
+            }
+            None => {
+                return Err(server_trouble(format!(
+                    "the server does not serve this app: {:?}",
+                    app.status
+                )));
+            }
+        };
+        if offer.codebases.is_empty() {
+            return Err(server_trouble(format!(
+                "the server offers version {} without a URL",
+                offer.version
+            )));
+        }
+        // Several URLs are alternatives: the first that has a manifest we believe.
+        let mut trouble = None;
+        for base in &offer.codebases {
+            match self.offer(base) {
+                Ok(offer) => return Ok(Event::Offered(Box::new(offer))),
+                Err(t) => {
+                    trouble = trouble.or(Some(Trouble {
+                        version: Some(offer.version.clone()),
+                        ..t
+                    }))
+                }
+            }
+        }
+        Err(trouble.unwrap_or_else(|| server_trouble("no URL".into())))
+    }
+
+    /// The signature comes first: nothing else is looked at before it is good.
+    fn offer(&self, base: &str) -> Result<Offer, Trouble> {
+        let base = format!("{}/", base.trim_end_matches('/'));
+        let url = format!("{base}{MANIFEST_FILE}");
+        let bytes = self
+            .fetcher
+            .get(&url, MAX_ENVELOPE as u64)
+            .map_err(|e| server_trouble(e.to_string()))?;
+        let signature = |message: String| Trouble {
+            code: Code::Signature,
+            message: format!("{url}: {message}"),
+            version: None,
+            release: None,
+        };
+        let keys = keys::trusted(&self.paths.keys()).map_err(|e| signature(format!("{e:#}")))?;
+        let manifest = Envelope::verify(&bytes, &keys).map_err(|e| signature(with_source(&e)))?;
+        let envelope = String::from_utf8(bytes).map_err(|e| signature(e.to_string()))?;
+        Ok(Offer {
+            manifest,
+            envelope,
+            base,
+        })
+    }
+
+    fn download(&self, offer: &Offer) -> Result<Event, Trouble> {
+        let trouble = |message: String| Trouble {
+            code: Code::Download,
+            message,
+            version: Some(offer.manifest.version.clone()),
+            release: Some(offer.manifest.id()),
+        };
+        let dir = self.paths.download(offer.manifest.id());
+        fs::create_dir_all(&dir)
+            .map_err(|e| trouble(format!("cannot make {}: {e}", dir.display())))?;
+        // The small one first: a release without a kernel is noticed early.
+        let mut before = 0;
+        for file in [&offer.manifest.uki, &offer.manifest.usr.payload.file] {
+            let url = format!("{}{}", offer.base, file.name);
+            let want = Want {
+                size: file.size,
+                sha256: file.sha256,
+            };
+            let mut shown = 0;
+            let mut progress = |done: u64| {
+                // A percent of the whole, or the end: not every 64 KiB.
+                if done == 0
+                    || done == file.size
+                    || done - shown > offer.manifest.download_size() / 100
+                {
+                    shown = done;
+                    self.progress(before + done);
+                }
+            };
+            self.fetcher
+                .download(&url, &dir.join(&file.name), want, &mut progress)
+                .map_err(|e| trouble(e.to_string()))?;
+            before += file.size;
+        }
+        Ok(Event::Downloaded)
+    }
+
+    fn stage(&self, offer: &Offer, after: AfterStaging) -> Result<Event, Trouble> {
+        let slot = self
+            .write(offer)
+            .map_err(|e| writer_trouble(e, Some(offer)))?;
+        if after == AfterStaging::ExhaustRunning {
+            self.roll_back()
+                .map_err(|e| writer_trouble(e, Some(offer)))?;
+        }
+        Ok(Event::Staged(slot))
+    }
+
+    fn write(&self, offer: &Offer) -> Result<Slot, VarlinkError> {
+        let dir = self.paths.download(offer.manifest.id());
+        let path = |name: &release::FileName| dir.join(name).to_string_lossy().into_owned();
+        let call = wire::Stage {
+            envelope: offer.envelope.clone(),
+            usr: path(&offer.manifest.usr.payload.file.name),
+            uki: path(&offer.manifest.uki.name),
+        };
+        for reply in self.writer()?.call_more(wire::STAGE, call)? {
+            let reply: wire::Staged =
+                serde_json::from_value(reply?).map_err(|e| VarlinkError::Malformed {
+                    problem: e.to_string(),
+                })?;
+            match reply {
+                wire::Staged {
+                    slot: Some(slot), ..
+                } => return Ok(slot),
+                wire::Staged {
+                    done: Some(done), ..
+                } => self.progress(done),
+                _ => {}
+            }
+        }
+        Err(VarlinkError::Closed)
+    }
+
+    fn roll_back(&self) -> Result<Event, VarlinkError> {
+        let done: wire::RolledBack = self.writer()?.call_as(wire::ROLLBACK, ())?;
+        Ok(Event::RolledBack {
+            slot: done.slot,
+            version: done.version,
+        })
+    }
+
+    fn tell(
+        &self,
+        settings: &Settings,
+        slot: Option<Slot>,
+        reports: &[Report],
+    ) -> Result<usize, String> {
+        let app = AppRequest {
+            events: reports.iter().map(omaha_event).collect(),
+            ..self.app(settings, slot)
+        };
+        self.omaha(settings, app).map(|_| reports.len())
+    }
+}
+
+fn omaha_event(report: &Report) -> omaha::Event {
+    use omaha::Event;
+    match report {
+        Report::DownloadStarted { version } => Event::download_started(version),
+        Report::Downloaded { version } => Event::downloaded(version),
+        Report::Staged { version } => Event::staged(version),
+        Report::Running { version, previous } => {
+            Event::good(version, previous.as_ref().unwrap_or(version))
+        }
+        Report::Failed {
+            version,
+            release,
+            code,
+            reason,
+        } if code.is_verdict() => Event::failed(version, *release, *code as i64, reason),
+        Report::Failed {
+            version,
+            code,
+            reason,
+            ..
+        } => Event::download_failed(version, *code as i64, reason),
+        Report::FailuresCleared => Event::failures_cleared(),
+    }
+}
+
+fn server_trouble(message: String) -> Trouble {
+    Trouble {
+        code: Code::Server,
+        message,
+        version: None,
+        release: None,
+    }
+}
+
+fn writer_trouble(error: VarlinkError, offer: Option<&Offer>) -> Trouble {
+    let message = match &error {
+        VarlinkError::Reply { parameters, .. } => {
+            let text = parameters.get("message").and_then(|m| m.as_str());
+            text.map_or_else(|| error.to_string(), str::to_owned)
+        }
+        error => format!("the writer: {}", with_source(error)),
+    };
+    Trouble {
+        code: Code::Write,
+        message,
+        version: offer.map(|o| o.manifest.version.clone()),
+        release: offer.map(|o| o.manifest.id()),
+    }
+}
+
+fn with_source(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", with_source(source)),
+        None => error.to_string(),
+    }
+}
+
+/// Deletes what was downloaded for other releases.
+fn clean(downloads: &Path, keep: Option<Sha256>) {
+    let Ok(entries) = fs::read_dir(downloads) else {
+        return;
+    };
+    let keep = keep.map(|id| id.to_string());
+    for entry in entries.flatten() {
+        if entry.file_name().to_str() == keep.as_deref() && keep.is_some() {
+            continue;
+        }
+        if let Err(e) = fs::remove_dir_all(entry.path()) {
+            tracing::warn!("cannot remove {}: {e}", entry.path().display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use release::omaha::EventMeaning;
+
+    #[test]
+    fn only_what_ran_and_was_left_is_held_against_a_release() {
+        use Code::{Download, FellBack, RolledBack, Server, Signature, Unsuitable, Write};
+        let meaning = |code| {
+            let report = Report::Failed {
+                version: "2".parse().unwrap(),
+                release: Some(Sha256::of("2")),
+                code,
+                reason: "x".into(),
+            };
+            let event = omaha_event(&report);
+            assert_eq!(event.error_code, Some(code as i64));
+            event.meaning()
+        };
+        for code in [Server, Signature, Unsuitable, Download, Write] {
+            assert_eq!(meaning(code), EventMeaning::DownloadFailed, "{code:?}");
+        }
+        for code in [FellBack, RolledBack] {
+            assert_eq!(meaning(code), EventMeaning::Failed, "{code:?}");
+        }
+        let cleared = omaha_event(&Report::FailuresCleared);
+        assert_eq!(cleared.meaning(), EventMeaning::FailuresCleared);
+    }
+}

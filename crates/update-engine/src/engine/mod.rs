@@ -1,0 +1,327 @@
+//! The engine as a value: `step(engine, event, now) -> (engine, actions)`.
+//!
+//! ```text
+//!                                   ┌──────── failed, refused, nothing new ───────┐
+//! Starting ─not good─▶ Proving ──good──▶ Idle ──timer/asked──▶ Checking ──offer──▶ Downloading
+//!                                        ▲ │                                          │
+//!                      staged, failed ───┤ └──asked──▶ RollingBack                downloaded
+//!                                        └───────────────── Writing ◀─────────────────┘
+//! ```
+//!
+//! Nothing here reads a clock, a file or a socket. The driver ([`crate::daemon`]) runs the
+//! actions, turns their results into events, saves the memory before it runs the actions of the
+//! same step, and publishes the status whenever it changed.
+
+mod accept;
+mod reconcile;
+mod status;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use release::status::SlotStatus;
+use release::{Channel, Manifest, Sha256, Slot, Verified, Version};
+
+pub use accept::Refusal;
+pub use reconcile::{Attempt, Evidence, Failure};
+pub use step::step;
+
+use crate::memory::{Code, Memory, Report};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Engine {
+    pub host: Host,
+    pub settings: Settings,
+    pub memory: Memory,
+    pub slots: Vec<SlotStatus>,
+    /// Why the slots could not be looked at.
+    pub slots_problem: Option<String>,
+    pub phase: Phase,
+    /// The slots were looked at and compared with the memory.
+    pub reconciled: bool,
+    /// This boot was marked good.
+    pub good: bool,
+    /// Reports are on their way to the server.
+    pub telling: bool,
+    pub last_error: Option<String>,
+    /// The release a check without installing found.
+    pub available: Option<Version>,
+}
+
+/// What runs. Does not change while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    pub version: Version,
+    /// None: `/usr` is not one of our verity images.
+    pub root_hash: Option<Sha256>,
+    pub boot_id: String,
+    pub architecture: &'static str,
+    /// Nothing is remembered over a reboot, so a release that failed would be tried for ever.
+    pub volatile: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub channel: Channel,
+    /// None: updates are off.
+    pub server: Option<String>,
+    pub interval: Duration,
+    /// Why `update.conf` cannot be used. Updates are off then.
+    pub problem: Option<String>,
+}
+
+/// A release that is offered by the server and signed by someone we trust.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub manifest: Verified<Manifest>,
+    /// The signed bytes, for the writer to check again.
+    pub envelope: String,
+    /// Where its files are, ending in a slash.
+    pub base: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    /// Waits to hear whether this is a new boot, or only we were restarted: then for the slots.
+    Starting,
+    /// Waits for this boot to be marked good: a host that may be about to fall back starts nothing.
+    Proving,
+    Idle {
+        failures: u32,
+        first: bool,
+    },
+    Checking {
+        ask: Ask,
+        failures: u32,
+        /// The server was asked without force, and somebody has come who wants it.
+        again: bool,
+    },
+    Downloading {
+        offer: Box<Offer>,
+        failures: u32,
+        done: u64,
+        ask: Ask,
+    },
+    Writing {
+        offer: Box<Offer>,
+        failures: u32,
+        done: u64,
+        ask: Ask,
+    },
+    RollingBack {
+        failures: u32,
+    },
+}
+
+/// What a check is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    pub install: bool,
+    /// Also a release that failed here before, or an older one.
+    pub force: bool,
+}
+
+impl Ask {
+    pub const POLL: Self = Self {
+        install: true,
+        force: false,
+    };
+    /// Only for the server to hear of this host, and the host of the release.
+    pub const LOOK: Self = Self {
+        install: false,
+        force: false,
+    };
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// What is on the disk. Err: why nobody knows.
+    Found(Result<Vec<SlotStatus>, String>),
+    NotGoodYet,
+    Good,
+    Timer,
+    Asked(Ask),
+    AskedRollback,
+    ClearFailed,
+    NothingNew,
+    Offered(Box<Offer>),
+    Progress(u64),
+    Downloaded,
+    Staged(Slot),
+    RolledBack {
+        slot: Slot,
+        version: Option<Version>,
+    },
+    Trouble(Trouble),
+    /// The server took this many reports.
+    Told(Result<usize, String>),
+}
+
+/// A worker's failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    pub code: Code,
+    pub message: String,
+    /// The version it is about; with a bad signature, the one the server named.
+    pub version: Option<Version>,
+    /// Its release, if the signature was good.
+    pub release: Option<Sha256>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    ReadSlots,
+    LookForGood,
+    Check(Ask),
+    Download(Box<Offer>),
+    Stage(Box<Offer>, AfterStaging),
+    RollBack,
+    /// Let the reboot manager know.
+    AskReboot {
+        version: Version,
+        reason: Why,
+    },
+    /// Nothing waits for a reboot (any more).
+    WithdrawReboot,
+    Tell(Vec<Report>),
+    /// Delete downloads of other releases.
+    Clean {
+        keep: Option<Sha256>,
+    },
+}
+
+/// The boot loader picks the highest version, so an older one only boots when the running one's
+/// entry is exhausted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterStaging {
+    Nothing,
+    ExhaustRunning,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Why {
+    Update,
+    Rollback,
+}
+
+/// Why a request was not even started; the caller hears it at once.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Busy {
+    #[error(
+        "this boot has not been marked good yet; wait for boot-complete.target, or see what failed with systemctl --failed"
+    )]
+    NotGood,
+    #[error("an update is being downloaded or written; try again when it is done")]
+    Updating,
+    #[error("a rollback is being written, or waits for a reboot")]
+    RollingBack,
+    #[error(
+        "an update is staged in the other slot, so there is nothing to go back to; a reboot boots it"
+    )]
+    Staged,
+    #[error("the other slot holds nothing that can be booted")]
+    NothingThere,
+    #[error("updates are switched off: set SERVER= in /etc/coreos/update.conf")]
+    NoServer,
+    #[error("{0}")]
+    BadConfiguration(String),
+}
+
+impl Engine {
+    pub fn new(host: Host, settings: Settings, memory: Memory) -> Self {
+        Self {
+            host,
+            settings,
+            memory,
+            slots: Vec::new(),
+            slots_problem: None,
+            phase: Phase::Starting,
+            reconciled: false,
+            good: false,
+            telling: false,
+            last_error: None,
+            available: None,
+        }
+    }
+
+    /// How long to wait in this state before [`Event::Timer`]; none: something else will happen.
+    /// `luck`, 0 to 1, spreads a fleet that was switched on at once.
+    pub fn delay(&self, luck: f64) -> Option<Duration> {
+        let interval = self.settings.interval;
+        match &self.phase {
+            Phase::Proving => Some(Duration::from_secs(1)),
+            Phase::Idle { .. } if self.settings.server.is_none() => None,
+            Phase::Idle { first: true, .. } => {
+                let half = interval / 2;
+                Some(
+                    half.clamp(Duration::from_secs(5), Duration::from_secs(60))
+                        .min(interval)
+                        .mul_f64(0.8 + 0.4 * luck),
+                )
+            }
+            Phase::Idle { failures: 0, .. } => Some(interval.mul_f64(0.9 + 0.2 * luck)),
+            Phase::Idle { failures, .. } => {
+                let backoff = Duration::from_secs(30) * 2_u32.pow((failures - 1).min(10));
+                Some(backoff.min(interval).mul_f64(0.6 + 0.4 * luck))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a request can be served now; joining a running check or update is fine.
+    pub fn admits(&self, event: &Event) -> Result<(), Busy> {
+        match (event, &self.phase) {
+            (Event::Asked(_), _) if self.settings.server.is_none() => {
+                let problem = self.settings.problem.clone();
+                Err(problem.map_or(Busy::NoServer, Busy::BadConfiguration))
+            }
+            (Event::Asked(_) | Event::AskedRollback, Phase::Starting | Phase::Proving) => {
+                Err(Busy::NotGood)
+            }
+            (Event::Asked(_) | Event::AskedRollback, Phase::RollingBack { .. }) => {
+                Err(Busy::RollingBack)
+            }
+            (Event::Asked(_), _) => Ok(()),
+            (Event::AskedRollback, Phase::Idle { .. }) => self.admits_rollback(),
+            (Event::AskedRollback, _) => Err(Busy::Updating),
+            _ => Ok(()),
+        }
+    }
+
+    fn admits_rollback(&self) -> Result<(), Busy> {
+        let bootable = self
+            .other_slot()
+            .is_some_and(|s| s.tries_left.is_some_and(|n| n > 0));
+        match bootable {
+            _ if self.memory.rollback.is_some() => Err(Busy::RollingBack),
+            _ if self.staged().is_some() => Err(Busy::Staged),
+            true => Ok(()),
+            false => Err(Busy::NothingThere),
+        }
+    }
+
+    /// Nothing is going on: whoever waits for an outcome has it now.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.phase, Phase::Idle { .. })
+    }
+
+    /// The release that waits for a reboot.
+    fn staged(&self) -> Option<&crate::memory::Staging> {
+        let here =
+            |s: &&crate::memory::Staging| s.committed && Some(s.root_hash) != self.host.root_hash;
+        self.memory.staging.as_ref().filter(here)
+    }
+
+    fn booted_slot(&self) -> Option<&SlotStatus> {
+        self.slots.iter().find(|s| s.booted)
+    }
+
+    fn other_slot(&self) -> Option<&SlotStatus> {
+        // Both slots not booted: this system did not come from a slot, so neither is "the other".
+        self.booted_slot()?;
+        self.slots.iter().find(|s| !s.booted)
+    }
+}

@@ -1,0 +1,545 @@
+//! The transitions. One arm per legal pair of phase and event, read from top to bottom.
+
+use jiff::Timestamp;
+use release::status::FailedRelease;
+use release::{Sha256, Slot, Version};
+
+use super::accept::accept;
+use super::{Action, AfterStaging, Ask, Engine, Event, Offer, Phase, Trouble, Why};
+use crate::memory::{Code, Known, Report, Rollback, Staging};
+
+pub fn step(mut engine: Engine, event: Event, now: Timestamp) -> (Engine, Vec<Action>) {
+    let reports = engine.memory.reports.len();
+    let told = matches!(event, Event::Told(Ok(_)));
+    let mut actions = engine.apply(event, now);
+    // After a failure to tell, the next check is the next occasion: not every second.
+    let occasion = told
+        || engine.memory.reports.len() > reports
+        || actions.iter().any(|a| matches!(a, Action::Check(_)));
+    if occasion {
+        engine.tell(&mut actions);
+    }
+    (engine, actions)
+}
+
+impl Engine {
+    fn apply(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
+        let phase = std::mem::replace(&mut self.phase, Phase::Starting);
+        let (phase, actions) = match (phase, event) {
+            (phase, Event::Found(found)) => self.found(phase, found, now),
+            (phase, Event::Told(result)) => (phase, self.told(result)),
+            (phase, Event::ClearFailed) => {
+                self.clear_failed();
+                (phase, Vec::new())
+            }
+
+            (Phase::Starting, Event::NotGoodYet) => (Phase::Proving, Vec::new()),
+            (Phase::Proving, Event::NotGoodYet) => (Phase::Proving, Vec::new()),
+            (Phase::Proving, Event::Timer) => (Phase::Proving, vec![Action::LookForGood]),
+            (Phase::Proving, Event::Good) => (
+                Phase::Idle {
+                    failures: 0,
+                    first: true,
+                },
+                self.became_good(),
+            ),
+
+            (Phase::Idle { failures, .. }, Event::Timer) => {
+                let ask = match self.host.volatile {
+                    true => Ask::LOOK,
+                    false => Ask::POLL,
+                };
+                self.check(ask, failures)
+            }
+            (Phase::Idle { failures, .. }, Event::Asked(ask)) => self.check(ask, failures),
+            (Phase::Idle { failures, .. }, Event::AskedRollback) => {
+                (Phase::RollingBack { failures }, vec![Action::RollBack])
+            }
+
+            (
+                Phase::Checking {
+                    ask,
+                    failures,
+                    again,
+                },
+                Event::Asked(more),
+            ) => {
+                let again = again | (more.force & !ask.force);
+                let ask = Ask {
+                    install: ask.install | more.install,
+                    force: ask.force | more.force,
+                };
+                let phase = Phase::Checking {
+                    ask,
+                    failures,
+                    again,
+                };
+                (phase, Vec::new())
+            }
+            (
+                Phase::Checking {
+                    ask,
+                    failures,
+                    again: true,
+                },
+                Event::NothingNew | Event::Offered(_) | Event::Trouble(_),
+            ) => self.check(ask, failures),
+            (Phase::Checking { .. }, Event::NothingNew) => {
+                self.checked(now, None);
+                (idle(), Vec::new())
+            }
+            (Phase::Checking { ask, failures, .. }, Event::Offered(offer)) => {
+                self.offered(offer, ask, failures, now)
+            }
+
+            // Who asks meanwhile gets this update's outcome.
+            (phase @ (Phase::Downloading { .. } | Phase::Writing { .. }), Event::Asked(_)) => {
+                (phase, Vec::new())
+            }
+            (
+                Phase::Downloading {
+                    offer,
+                    failures,
+                    ask,
+                    ..
+                },
+                Event::Progress(done),
+            ) => (
+                Phase::Downloading {
+                    offer,
+                    failures,
+                    done,
+                    ask,
+                },
+                Vec::new(),
+            ),
+            (
+                Phase::Downloading {
+                    offer,
+                    failures,
+                    ask,
+                    ..
+                },
+                Event::Downloaded,
+            ) => self.downloaded(offer, failures, ask),
+
+            (
+                Phase::Writing {
+                    offer,
+                    failures,
+                    ask,
+                    ..
+                },
+                Event::Progress(done),
+            ) => (
+                Phase::Writing {
+                    offer,
+                    failures,
+                    done,
+                    ask,
+                },
+                Vec::new(),
+            ),
+            (Phase::Writing { offer, .. }, Event::Staged(slot)) => {
+                (idle(), self.staged_in(&offer, slot))
+            }
+
+            (Phase::RollingBack { .. }, Event::RolledBack { slot, version }) => {
+                (idle(), self.rolled_back(slot, version, now))
+            }
+
+            (
+                Phase::Checking { failures, .. }
+                | Phase::Downloading { failures, .. }
+                | Phase::Writing { failures, .. },
+                Event::Trouble(trouble),
+            ) => self.trouble(trouble, failures, now),
+            (Phase::RollingBack { failures }, Event::Trouble(trouble)) => {
+                // The operator hears of it; it says nothing about the next check.
+                self.last_error = Some(trouble.message);
+                (
+                    Phase::Idle {
+                        failures,
+                        first: false,
+                    },
+                    vec![Action::ReadSlots],
+                )
+            }
+
+            // A late answer of a worker, or a request that `admits` would have refused.
+            (phase, event) => {
+                tracing::warn!("{event:?} means nothing in {phase:?}; ignored");
+                (phase, Vec::new())
+            }
+        };
+        self.phase = phase;
+        actions
+    }
+
+    fn found(
+        &mut self,
+        phase: Phase,
+        found: Result<Vec<release::status::SlotStatus>, String>,
+        now: Timestamp,
+    ) -> (Phase, Vec<Action>) {
+        let mut actions = Vec::new();
+        match found {
+            Ok(slots) => {
+                self.slots = slots;
+                self.name_the_slots();
+                self.slots_problem = None;
+                if !self.reconciled {
+                    actions = self.reconcile(now);
+                }
+            }
+            Err(reason) => {
+                tracing::warn!("the slots are unknown: {reason}");
+                self.slots_problem = Some(reason);
+            }
+        }
+        match phase {
+            Phase::Starting => {
+                actions.push(Action::LookForGood);
+                (Phase::Proving, actions)
+            }
+            phase => (phase, actions),
+        }
+    }
+
+    /// The writer sees root hashes only; which versions they are is remembered here.
+    fn name_the_slots(&mut self) {
+        for slot in &mut self.slots {
+            let Some(root_hash) = slot.root_hash else {
+                continue;
+            };
+            slot.version = match Some(root_hash) == self.host.root_hash {
+                true => Some(self.host.version.clone()),
+                false => self.memory.known(root_hash).map(|k| k.version.clone()),
+            };
+        }
+    }
+
+    fn became_good(&mut self) -> Vec<Action> {
+        self.good = true;
+        let version = self.host.version.clone();
+        let arrived = self
+            .memory
+            .staging
+            .take_if(|s| Some(s.root_hash) == self.host.root_hash);
+        if let Some(staging) = arrived {
+            self.memory.epoch = self.memory.epoch.max(staging.epoch);
+            self.memory.report(Report::Running {
+                version: version.clone(),
+                previous: Some(staging.from),
+            });
+        } else if self.memory.good.is_none() {
+            self.memory.report(Report::Running {
+                version: version.clone(),
+                previous: None,
+            });
+        }
+        self.memory.good = Some(version.clone());
+        // Should it rot later, that is news again.
+        self.memory
+            .excused
+            .take_if(|hash| Some(*hash) == self.host.root_hash);
+        if let Some(root_hash) = self
+            .host
+            .root_hash
+            .filter(|h| self.memory.known(*h).is_none())
+        {
+            self.memory.remember_release(Known {
+                version,
+                id: None,
+                root_hash,
+            });
+        }
+        // A download that a reboot or a crash cut off goes on where it was.
+        let keep = self.memory.announced;
+        let mut actions = vec![Action::Clean { keep }];
+        if !self.reconciled {
+            actions.push(Action::ReadSlots);
+        }
+        actions
+    }
+
+    fn check(&mut self, ask: Ask, failures: u32) -> (Phase, Vec<Action>) {
+        self.available = None;
+        let mut actions = Vec::new();
+        if !self.reconciled {
+            actions.push(Action::ReadSlots);
+        }
+        actions.push(Action::Check(ask));
+        let phase = Phase::Checking {
+            ask,
+            failures,
+            again: false,
+        };
+        (phase, actions)
+    }
+
+    fn clear_failed(&mut self) {
+        self.memory.failed.clear();
+        self.memory.complained = None;
+        self.last_error = None;
+        // Its entry stays exhausted until it is written again, which must not fail it again.
+        let exhausted = self.other_slot().filter(|s| s.tries_left == Some(0));
+        if let Some(slot) = exhausted {
+            self.memory.excused = slot.root_hash;
+        }
+        // Also with an empty list: the server's may be longer.
+        self.memory.report(Report::FailuresCleared);
+    }
+
+    fn checked(&mut self, now: Timestamp, error: Option<String>) {
+        self.memory.last_check = Some(now);
+        self.last_error = error;
+    }
+
+    fn offered(
+        &mut self,
+        offer: Box<Offer>,
+        ask: Ask,
+        failures: u32,
+        now: Timestamp,
+    ) -> (Phase, Vec<Action>) {
+        let version = offer.manifest.version.clone();
+        match accept(self, &offer, ask) {
+            Err(refusal) if refusal.is_nothing_new() => {
+                self.checked(now, None);
+                (idle(), Vec::new())
+            }
+            Err(refusal) => {
+                tracing::warn!("{refusal}");
+                self.checked(now, Some(refusal.to_string()));
+                if refusal.is_unsuitable() {
+                    self.complain(
+                        Code::Unsuitable,
+                        version,
+                        Some(offer.manifest.id()),
+                        refusal.to_string(),
+                    );
+                }
+                (idle(), Vec::new())
+            }
+            Ok(()) if !ask.install => {
+                self.checked(now, None);
+                self.available = Some(version);
+                (idle(), Vec::new())
+            }
+            Ok(()) => {
+                self.checked(now, None);
+                tracing::info!(
+                    "downloading version {version} ({} bytes)",
+                    offer.manifest.download_size()
+                );
+                let id = Some(offer.manifest.id());
+                if std::mem::replace(&mut self.memory.announced, id) != id {
+                    self.memory.report(Report::DownloadStarted { version });
+                }
+                let actions = vec![
+                    Action::Clean {
+                        keep: Some(offer.manifest.id()),
+                    },
+                    Action::Download(offer.clone()),
+                ];
+                (
+                    Phase::Downloading {
+                        offer,
+                        failures,
+                        done: 0,
+                        ask,
+                    },
+                    actions,
+                )
+            }
+        }
+    }
+
+    fn downloaded(&mut self, offer: Box<Offer>, failures: u32, ask: Ask) -> (Phase, Vec<Action>) {
+        let manifest = &offer.manifest;
+        let Some(slot) = self.other_slot().map(|s| s.slot) else {
+            let message = format!(
+                "version {} cannot be written: the slots are gone",
+                manifest.version
+            );
+            let trouble = Trouble {
+                code: Code::Write,
+                message,
+                version: Some(manifest.version.clone()),
+                release: Some(manifest.id()),
+            };
+            return self.failed(trouble, failures);
+        };
+        self.memory.report(Report::Downloaded {
+            version: manifest.version.clone(),
+        });
+        self.memory.remember_release(Known {
+            version: manifest.version.clone(),
+            id: Some(manifest.id()),
+            root_hash: manifest.usr.root_hash,
+        });
+        self.memory.staging = Some(Staging {
+            version: manifest.version.clone(),
+            id: manifest.id(),
+            root_hash: manifest.usr.root_hash,
+            epoch: manifest.epoch,
+            slot,
+            from: self.host.version.clone(),
+            boot_id: self.host.boot_id.clone(),
+            committed: false,
+        });
+        let after = match manifest.version > self.host.version {
+            true => AfterStaging::Nothing,
+            false => {
+                // It is left because it was asked for, not because it failed.
+                self.memory.excused = self.host.root_hash;
+                AfterStaging::ExhaustRunning
+            }
+        };
+        tracing::info!("writing version {} to slot {slot}", manifest.version);
+        // A release that was staged before is overwritten now: rebooting would not bring it.
+        let actions = vec![Action::WithdrawReboot, Action::Stage(offer.clone(), after)];
+        (
+            Phase::Writing {
+                offer,
+                failures,
+                done: 0,
+                ask,
+            },
+            actions,
+        )
+    }
+
+    fn staged_in(&mut self, offer: &Offer, slot: Slot) -> Vec<Action> {
+        let version = offer.manifest.version.clone();
+        tracing::info!("version {version} is staged in slot {slot} and waits for a reboot");
+        if let Some(staging) = &mut self.memory.staging {
+            staging.slot = slot;
+            staging.committed = true;
+        }
+        self.last_error = None;
+        self.available = None;
+        // Forced back in by the operator: it gets a new chance.
+        let id = offer.manifest.id();
+        self.memory.failed.retain(|f| f.id != Some(id));
+        self.memory.report(Report::Staged {
+            version: version.clone(),
+        });
+        vec![
+            Action::ReadSlots,
+            Action::AskReboot {
+                version,
+                reason: Why::Update,
+            },
+            Action::Clean { keep: None },
+        ]
+    }
+
+    fn rolled_back(&mut self, slot: Slot, version: Option<Version>, now: Timestamp) -> Vec<Action> {
+        let from = self.host.version.clone();
+        let to = version
+            .or_else(|| self.other_slot()?.version.clone())
+            .unwrap_or_else(|| from.clone());
+        tracing::info!("the next boot goes back from version {from} to {to} in slot {slot}");
+        let reason = format!("rolled back by the operator to version {to}");
+        let id = self
+            .host
+            .root_hash
+            .and_then(|hash| self.memory.known(hash))
+            .and_then(|k| k.id);
+        self.memory.remember_failure(FailedRelease {
+            version: from.clone(),
+            id,
+            reason: reason.clone(),
+            at: now,
+        });
+        self.memory.rollback = Some(Rollback {
+            to: to.clone(),
+            boot_id: self.host.boot_id.clone(),
+        });
+        self.memory.report(Report::Failed {
+            version: from,
+            release: id,
+            code: Code::RolledBack,
+            reason,
+        });
+        self.last_error = None;
+        vec![
+            Action::ReadSlots,
+            Action::AskReboot {
+                version: to,
+                reason: Why::Rollback,
+            },
+        ]
+    }
+
+    fn trouble(&mut self, trouble: Trouble, failures: u32, now: Timestamp) -> (Phase, Vec<Action>) {
+        self.memory.last_check = Some(now);
+        self.failed(trouble, failures)
+    }
+
+    fn failed(&mut self, trouble: Trouble, failures: u32) -> (Phase, Vec<Action>) {
+        tracing::warn!("{}", trouble.message);
+        self.last_error = Some(trouble.message.clone());
+        let code = trouble.code;
+        if let Some(version) = trouble.version {
+            self.complain(code, version, trouble.release, trouble.message);
+        }
+        let mut actions = Vec::new();
+        if code == Code::Write {
+            // The writer may have died right after its last write: only the disk knows.
+            self.reconciled = false;
+            actions.push(Action::ReadSlots);
+        }
+        (
+            Phase::Idle {
+                failures: failures + 1,
+                first: false,
+            },
+            actions,
+        )
+    }
+
+    /// The first time in a row is news, the following are not.
+    fn complain(&mut self, code: Code, version: Version, release: Option<Sha256>, reason: String) {
+        let complaint = Some((version.clone(), code));
+        if std::mem::replace(&mut self.memory.complained, complaint.clone()) != complaint {
+            self.memory.report(Report::Failed {
+                version,
+                release,
+                code,
+                reason,
+            });
+        }
+    }
+
+    /// One batch of reports at a time; whatever comes meanwhile goes with the next.
+    fn tell(&mut self, actions: &mut Vec<Action>) {
+        if !self.telling && !self.memory.reports.is_empty() && self.settings.server.is_some() {
+            self.telling = true;
+            // Ahead of a check or a download, which may take long.
+            actions.insert(0, Action::Tell(self.memory.reports.clone()));
+        }
+    }
+
+    fn told(&mut self, result: Result<usize, String>) -> Vec<Action> {
+        self.telling = false;
+        match result {
+            Ok(count) => drop(
+                self.memory
+                    .reports
+                    .drain(..count.min(self.memory.reports.len())),
+            ),
+            Err(reason) => tracing::info!("the server was not told, later again: {reason}"),
+        }
+        Vec::new()
+    }
+}
+
+fn idle() -> Phase {
+    Phase::Idle {
+        failures: 0,
+        first: false,
+    }
+}

@@ -1,0 +1,291 @@
+//! One large file, resumed wherever the last try ended.
+//!
+//! Next to the finished `usr.erofs.zst` lives, while it is incomplete, `usr.erofs.zst.part` and
+//! the server's name for the content in `usr.erofs.zst.etag`. The next request asks for the rest
+//! with `Range` and `If-Range`, so a file that changed on the server starts over instead of
+//! becoming a mixture. The digest is taken over the whole file at the end in any case.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use release::Sha256;
+use sha2::Digest as _;
+use ureq::http::Response;
+
+use super::{FetchError, Fetcher, refuse_html, transport_error};
+
+/// What the signed manifest says about a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Want {
+    pub size: u64,
+    pub sha256: Sha256,
+}
+
+/// Left free on the state partition: an update must not be what fills it.
+const SPARE: u64 = 16 << 20;
+
+struct Partial {
+    part: PathBuf,
+    etag: PathBuf,
+}
+
+impl Partial {
+    fn of(target: &Path) -> Self {
+        let with = |suffix: &str| {
+            let mut name = target.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        Self {
+            part: with(".part"),
+            etag: with(".etag"),
+        }
+    }
+
+    fn len(&self) -> u64 {
+        fs::metadata(&self.part).map_or(0, |m| m.len())
+    }
+
+    fn discard(&self) {
+        let _ = fs::remove_file(&self.part);
+        let _ = fs::remove_file(&self.etag);
+    }
+}
+
+impl Fetcher {
+    /// Leaves the verified file at `target`. `progress` is told how many bytes are there.
+    ///
+    /// An interrupted transfer is continued at once for as long as each try brings enough;
+    /// after that the partial file stays for the next call.
+    pub fn download(
+        &self,
+        url: &str,
+        target: &Path,
+        want: Want,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), FetchError> {
+        if target.exists() {
+            if digest(target)? == want.sha256 {
+                progress(want.size);
+                return Ok(());
+            }
+            fs::remove_file(target).map_err(|e| file_error(target, "delete", e))?;
+        }
+        let partial = Partial::of(target);
+        if partial.len() > want.size {
+            partial.discard();
+        }
+        room_for(target, want.size - partial.len())?;
+
+        loop {
+            let (had, start) = (partial.len(), Instant::now());
+            match self.transfer(url, &partial, want.size, progress) {
+                Ok(()) => break,
+                Err(error @ (FetchError::Truncated { .. } | FetchError::Interrupted { .. }))
+                    if self.is_worth_it(partial.len().saturating_sub(had), start.elapsed()) =>
+                {
+                    tracing::info!("{error}");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+
+        let got = digest(&partial.part)?;
+        if got != want.sha256 {
+            partial.discard();
+            return Err(FetchError::Digest {
+                url: url.into(),
+                got,
+                expected: want.sha256,
+            });
+        }
+        fs::rename(&partial.part, target)
+            .map_err(|e| file_error(target, "rename the finished file to", e))?;
+        partial.discard();
+        Ok(())
+    }
+
+    /// One request: from the end of the partial file to wherever the server stops.
+    fn transfer(
+        &self,
+        url: &str,
+        partial: &Partial,
+        size: u64,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), FetchError> {
+        let start = partial.len();
+        if start == size {
+            return Ok(());
+        }
+        let etag = fs::read_to_string(&partial.etag).ok().filter(|_| start > 0);
+        let mut request = self.agent.get(url);
+        if let Some(etag) = &etag {
+            request = request
+                .header("Range", format!("bytes={start}-"))
+                .header("If-Range", etag);
+        }
+        let request = request
+            .config()
+            .timeout_recv_body(Some(self.budget(size - start)))
+            .build();
+        let answer = request.call().map_err(|e| transport_error(url, e))?;
+        refuse_html(url, &answer)?;
+
+        let start = match answer.status().as_u16() {
+            200 => {
+                let length = header(&answer, "content-length").and_then(|v| v.parse().ok());
+                if let Some(got) = length.filter(|&got| got != size) {
+                    return Err(FetchError::Length {
+                        url: url.into(),
+                        got,
+                        expected: size,
+                    });
+                }
+                0
+            }
+            206 => {
+                let range = header(&answer, "content-range").unwrap_or_default();
+                if range != format!("bytes {start}-{}/{size}", size - 1) {
+                    partial.discard();
+                    return Err(FetchError::Range {
+                        url: url.into(),
+                        asked: start,
+                        got: range.into(),
+                    });
+                }
+                start
+            }
+            416 => {
+                // The server's file is shorter than what is here: not the same file.
+                partial.discard();
+                let got = header(&answer, "content-range").unwrap_or_default().into();
+                return Err(FetchError::Range {
+                    url: url.into(),
+                    asked: start,
+                    got,
+                });
+            }
+            status => {
+                return Err(FetchError::Status {
+                    url: url.into(),
+                    status,
+                });
+            }
+        };
+        if start == 0 {
+            // Weak validators promise no equal bytes (RFC 9110, 13.1.5), so they cannot resume.
+            match header(&answer, "etag").filter(|tag| !tag.starts_with("W/")) {
+                Some(tag) => fs::write(&partial.etag, tag)
+                    .map_err(|e| file_error(&partial.etag, "write", e))?,
+                None => drop(fs::remove_file(&partial.etag)),
+            }
+        }
+        receive(url, answer, partial, start, size, progress)
+    }
+}
+
+fn receive(
+    url: &str,
+    answer: Response<ureq::Body>,
+    partial: &Partial,
+    start: u64,
+    size: u64,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), FetchError> {
+    // Readable by the writer, which is root without the capability to read others' files.
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o644)
+        .open(&partial.part)
+        .map_err(|e| file_error(&partial.part, "open", e))?;
+    file.set_len(start)
+        .map_err(|e| file_error(&partial.part, "truncate", e))?;
+    let mut body = answer.into_body().into_reader();
+    let mut buffer = vec![0; 64 * 1024];
+    let mut got = start;
+    progress(got);
+    loop {
+        let n = match body.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(source) => {
+                return Err(FetchError::Interrupted {
+                    url: url.into(),
+                    got,
+                    expected: size,
+                    source,
+                });
+            }
+        };
+        if got + n as u64 > size {
+            partial.discard();
+            return Err(FetchError::TooLong {
+                url: url.into(),
+                limit: size,
+            });
+        }
+        if let Err(e) = file.write_all(&buffer[..n]) {
+            // On a full disk the partial file is part of the problem.
+            partial.discard();
+            return Err(file_error(&partial.part, "write", e));
+        }
+        got += n as u64;
+        progress(got);
+    }
+    if got < size {
+        return Err(FetchError::Truncated {
+            url: url.into(),
+            got,
+            expected: size,
+        });
+    }
+    Ok(())
+}
+
+fn header<'a>(answer: &'a Response<ureq::Body>, name: &str) -> Option<&'a str> {
+    answer.headers().get(name)?.to_str().ok()
+}
+
+fn digest(path: &Path) -> Result<Sha256, FetchError> {
+    let mut file = File::open(path).map_err(|e| file_error(path, "open", e))?;
+    let mut hasher = sha2::Sha256::new();
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        match file
+            .read(&mut buffer)
+            .map_err(|e| file_error(path, "read", e))?
+        {
+            0 => return Ok(Sha256(hasher.finalize().into())),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
+
+fn room_for(target: &Path, need: u64) -> Result<(), FetchError> {
+    let dir = target.parent().unwrap_or(target);
+    let stat = rustix::fs::statvfs(dir)
+        .map_err(|e| file_error(dir, "ask for the free space of", e.into()))?;
+    let free = stat.f_bavail * stat.f_frsize;
+    let need = need + SPARE;
+    if free < need {
+        return Err(FetchError::Space {
+            path: dir.into(),
+            free,
+            need,
+        });
+    }
+    Ok(())
+}
+
+fn file_error(path: &Path, what: &'static str, source: io::Error) -> FetchError {
+    FetchError::File {
+        path: path.into(),
+        what,
+        source,
+    }
+}

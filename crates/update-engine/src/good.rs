@@ -1,0 +1,93 @@
+//! The end of a boot that went well.
+//!
+//! The running slot's entry gets all its tries back. It keeps a counter even so: a slot that is
+//! good today and unreadable next month runs out of tries too, and the host falls back by itself.
+
+use std::fs::{self, OpenOptions};
+
+use anyhow::Context as _;
+use release::status::SlotStatus;
+use serde_json::Value;
+
+use crate::paths::Paths;
+use crate::slots::{Access, NoDisk, Source, to_disk};
+use crate::wire;
+
+const TRIES: u8 = 3;
+
+pub fn run(source: &Source) -> anyhow::Result<()> {
+    let paths = Paths::new(&source.root);
+    if paths.good().exists() {
+        // Once per boot: restarting a service must not undo a rollback that waits for its reboot.
+        return Ok(());
+    }
+    let slots = rearm(source)?;
+    let good = paths.good();
+    if let Some(dir) = good.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    if let Some(slots) = slots {
+        let text = serde_json::to_vec(&wire::Slots { slots })?;
+        host::atomic::write(&paths.slots(), &text, 0o644, None)?;
+    }
+    forget_attempts(&paths)?;
+    forget_failure(&paths, source)?;
+    // Last: from now on the other slot may be overwritten.
+    host::atomic::write(&good, b"", 0o644, None)?;
+    tracing::info!("this boot is good");
+    Ok(())
+}
+
+/// What is in the slots afterwards. Nothing to do for a kernel that was not started from the disk's boot entries.
+fn rearm(source: &Source) -> anyhow::Result<Option<Vec<SlotStatus>>> {
+    let disk = match source.open(Access::Write) {
+        Ok(disk) => disk,
+        Err(e @ NoDisk::NotFromSlot(_)) => {
+            tracing::info!("no boot entry to re-arm: {e}");
+            return Ok(None);
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let slot = disk.booted;
+    match disk.entry(slot)? {
+        Some(entry) if !entry.valid => {
+            tracing::warn!("slot {slot} has a boot entry that cannot be started")
+        }
+        Some(entry) if (entry.tries_left, entry.tries_done) == (TRIES, 0) => {}
+        Some(_) => {
+            disk.esp()?
+                .set_tries(to_disk(slot), TRIES, 0)
+                .with_context(|| format!("cannot re-arm slot {slot}"))?;
+            tracing::info!("slot {slot} has {TRIES} tries again");
+        }
+        None => tracing::info!("slot {slot} has no boot entry: the kernel was started directly"),
+    }
+    Ok(Some(disk.slots()?))
+}
+
+/// The file is the initrd's; it stays, empty.
+fn forget_attempts(paths: &Paths) -> anyhow::Result<()> {
+    let path = paths.attempts();
+    match OpenOptions::new().write(true).truncate(true).open(&path) {
+        Ok(file) => file
+            .sync_all()
+            .with_context(|| format!("cannot flush {}", path.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e).with_context(|| format!("cannot empty {}", path.display())),
+    }
+}
+
+/// An earlier failure of what is good now says nothing any more; another release's still does.
+fn forget_failure(paths: &Paths, source: &Source) -> anyhow::Result<()> {
+    let path = paths.failure();
+    let Ok(text) = fs::read(&path) else {
+        return Ok(());
+    };
+    let about = serde_json::from_slice::<Value>(&text)
+        .ok()
+        .and_then(|v| v.get("usrhash")?.as_str().map(str::to_owned));
+    if about == source.running()?.map(|hash| hash.to_string()) {
+        host::atomic::remove(&path)?;
+    }
+    Ok(())
+}

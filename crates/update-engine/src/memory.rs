@@ -1,0 +1,200 @@
+//! What update-engine remembers over reboots: `/var/lib/update-engine/state.json`.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use release::status::FailedRelease;
+use release::{Sha256, Slot, Version};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Evidence;
+
+/// Old failures and releases give way to new ones: the file stays small for ever.
+const MOST_FAILED: usize = 32;
+const MOST_KNOWN: usize = 8;
+const MOST_REPORTS: usize = 32;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// The release that was, or is about to be, written and has not proved itself yet.
+    pub staging: Option<Staging>,
+    /// The operator went back to the other slot; over with the next boot.
+    pub rollback: Option<Rollback>,
+    pub failed: Vec<FailedRelease>,
+    /// Releases this host wrote or ran: what a root hash on the disk stands for.
+    pub known: Vec<Known>,
+    /// What failed boots left behind, until it is known which release they were of. Kept here
+    /// because marking a boot good forgets it.
+    #[serde(skip_serializing_if = "Evidence::is_empty")]
+    pub evidence: Evidence,
+    /// The root hash of a slot whose exhausted boot entry is no news: we exhausted it ourselves for
+    /// an older release, or the operator cleared the failed list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excused: Option<Sha256>,
+    /// What the server has not been told yet.
+    pub reports: Vec<Report>,
+    /// The release whose download the server knows of, and the last failure it heard of: once
+    /// per release is news, once per retry is noise.
+    pub announced: Option<Sha256>,
+    pub complained: Option<(Version, Code)>,
+    /// The version that was last marked good.
+    pub good: Option<Version>,
+    /// The highest epoch of a release that was good here; lower ones are refused.
+    pub epoch: u64,
+    pub last_check: Option<Timestamp>,
+}
+
+/// Noted before the first byte is written, so that no crash leaves a release in a slot that
+/// nobody remembers having put there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staging {
+    pub version: Version,
+    pub id: Sha256,
+    pub root_hash: Sha256,
+    pub epoch: u64,
+    pub slot: Slot,
+    /// The version that ran meanwhile.
+    pub from: Version,
+    /// The boot in which it was written.
+    pub boot_id: String,
+    /// The writer said that it is done.
+    pub committed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    pub to: Version,
+    pub boot_id: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    pub version: Version,
+    /// None: it came with the disk.
+    pub id: Option<Sha256>,
+    pub root_hash: Sha256,
+}
+
+/// Something the server should hear of; sent when it can be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "what")]
+pub enum Report {
+    DownloadStarted {
+        version: Version,
+    },
+    Downloaded {
+        version: Version,
+    },
+    Staged {
+        version: Version,
+    },
+    Running {
+        version: Version,
+        previous: Option<Version>,
+    },
+    Failed {
+        version: Version,
+        release: Option<Sha256>,
+        code: Code,
+        reason: String,
+    },
+    /// The operator had the failed list cleared.
+    FailuresCleared,
+}
+
+/// What went wrong, as the number that goes to the server in `errorcode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// The server cannot be reached or its answer makes no sense.
+    Server = 10,
+    /// The manifest is not signed by a trusted key.
+    Signature = 20,
+    /// A signed release that does not suit this host.
+    Unsuitable = 21,
+    Download = 30,
+    /// The writer refused or failed.
+    Write = 40,
+    /// It was booted and did not become healthy, or did not boot.
+    FellBack = 50,
+    /// The operator went back from it.
+    RolledBack = 51,
+}
+
+impl Code {
+    /// Whether the release ran and was left again, so that no server should offer it to this host
+    /// any more. All else may be better at the next try.
+    pub fn is_verdict(self) -> bool {
+        matches!(self, Self::FellBack | Self::RolledBack)
+    }
+}
+
+impl Memory {
+    /// A missing file is a new host. An unreadable one is put aside: what it knew about failed
+    /// releases is lost, but a host that never updates again would be worse.
+    pub fn load(path: &Path) -> Self {
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Self::default(),
+            Err(e) => {
+                tracing::error!("{}: {e}; starting without memory", path.display());
+                return Self::default();
+            }
+        };
+        serde_json::from_slice(&text).unwrap_or_else(|e| {
+            let aside = path.with_extension("json.unreadable");
+            tracing::error!(
+                "{}: {e}; moved to {}, starting without memory",
+                path.display(),
+                aside.display()
+            );
+            let _ = std::fs::rename(path, aside);
+            Self::default()
+        })
+    }
+
+    pub fn save(&self, path: &Path) -> anyhow::Result<()> {
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        host::atomic::write(path, &text, 0o644, None)?;
+        Ok(())
+    }
+
+    /// The failure that forbids a release. Without an id (the release came with the disk, not
+    /// from us) the version has to do.
+    pub fn failure_of(&self, version: &Version, id: Sha256) -> Option<&FailedRelease> {
+        self.failed.iter().find(|f| match f.id {
+            Some(failed) => failed == id,
+            None => f.version == *version,
+        })
+    }
+
+    pub fn remember_failure(&mut self, failure: FailedRelease) {
+        self.failed
+            .retain(|f| f.id != failure.id || (f.id.is_none() && f.version != failure.version));
+        self.failed.push(failure);
+        keep_last(&mut self.failed, MOST_FAILED);
+    }
+
+    pub fn remember_release(&mut self, known: Known) {
+        self.known.retain(|k| k.root_hash != known.root_hash);
+        self.known.push(known);
+        keep_last(&mut self.known, MOST_KNOWN);
+    }
+
+    pub fn known(&self, root_hash: Sha256) -> Option<&Known> {
+        self.known.iter().find(|k| k.root_hash == root_hash)
+    }
+
+    pub fn report(&mut self, report: Report) {
+        self.reports.push(report);
+        keep_last(&mut self.reports, MOST_REPORTS);
+    }
+}
+
+fn keep_last<T>(list: &mut Vec<T>, most: usize) {
+    if list.len() > most {
+        list.drain(..list.len() - most);
+    }
+}

@@ -1,0 +1,74 @@
+//! Where everything is, below a root that tests choose.
+
+use std::path::{Path, PathBuf};
+
+use host::under;
+use release::Sha256;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    root: PathBuf,
+}
+
+impl Paths {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.into() }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Public keys whose signatures are believed; part of the verified `/usr`.
+    pub(crate) fn keys(&self) -> PathBuf {
+        under(&self.root, "/usr/lib/orlop/keys")
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        under(&self.root, "/var/lib/update-engine/state.json")
+    }
+
+    pub(crate) fn downloads(&self) -> PathBuf {
+        under(&self.root, "/var/lib/update-engine/download")
+    }
+
+    pub(crate) fn download(&self, id: Sha256) -> PathBuf {
+        self.downloads().join(id.to_string())
+    }
+
+    pub(crate) fn status(&self) -> PathBuf {
+        under(&self.root, "/run/update-engine/status.json")
+    }
+
+    /// Its existence is what starts locksmith.
+    pub(crate) fn reboot_needed(&self) -> PathBuf {
+        under(&self.root, "/run/update-engine/reboot-needed")
+    }
+
+    pub(crate) fn engine_socket(&self) -> PathBuf {
+        under(&self.root, "/run/update-engine/io.orlop.UpdateEngine")
+    }
+
+    pub(crate) fn writer_socket(&self) -> PathBuf {
+        under(&self.root, "/run/update-engine/writer.sock")
+    }
+
+    /// Exists once this boot was marked good.
+    pub(crate) fn good(&self) -> PathBuf {
+        under(&self.root, "/run/orlop/good")
+    }
+
+    /// The slots as mark-good left them.
+    pub(crate) fn slots(&self) -> PathBuf {
+        under(&self.root, "/run/orlop/slots.json")
+    }
+
+    /// A line for each boot since the last good one, written by the initrd.
+    pub(crate) fn attempts(&self) -> PathBuf {
+        under(&self.root, "/var/lib/orlop/boot/attempts")
+    }
+
+    pub(crate) fn failure(&self) -> PathBuf {
+        under(&self.root, "/var/lib/orlop/boot/failure.json")
+    }
+}

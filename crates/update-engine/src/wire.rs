@@ -1,0 +1,75 @@
+//! What daemon and writer say to each other, in varlink.
+
+use host::varlink::Interface;
+use release::status::SlotStatus;
+use release::{Slot, Version};
+use serde::{Deserialize, Serialize};
+
+pub(crate) const WRITER: Interface = Interface {
+    name: "io.orlop.UpdateWriter",
+    description: "\
+# Writes releases to the slot that is not running. Believes only signatures.
+interface io.orlop.UpdateWriter
+
+type SlotStatus (
+  slot: string,
+  booted: bool,
+  version: ?string,
+  root_hash: ?string,
+  tries_left: ?int,
+  tries_done: ?int
+)
+
+# What is in the slots. Both are `booted: false` on a system that does not run from a slot.
+method GetSlots() -> (slots: []SlotStatus)
+
+# Writes a release: the signed manifest, and the paths of the two downloaded files.
+# With `more`, tells how many bytes of the image are written.
+method Stage(envelope: string, usr: string, uki: string) -> (slot: ?string, done: ?int, total: ?int)
+
+# Exhausts the running slot's boot entry, so that the next boot takes the other slot.
+method Rollback() -> (slot: string, version: ?string)
+
+# Nothing was written.
+error Refused (message: string)
+
+# Writing failed. The slot that was being written cannot be booted; the running one is as it was.
+error Failed (message: string)
+",
+};
+
+pub(crate) const GET_SLOTS: &str = "io.orlop.UpdateWriter.GetSlots";
+pub(crate) const STAGE: &str = "io.orlop.UpdateWriter.Stage";
+pub(crate) const ROLLBACK: &str = "io.orlop.UpdateWriter.Rollback";
+pub(crate) const REFUSED: &str = "io.orlop.UpdateWriter.Refused";
+pub(crate) const FAILED: &str = "io.orlop.UpdateWriter.Failed";
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Slots {
+    pub(crate) slots: Vec<SlotStatus>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Stage {
+    pub(crate) envelope: String,
+    pub(crate) usr: String,
+    pub(crate) uki: String,
+}
+
+/// Either how far it is, or (last) the slot it is in.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Staged {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) slot: Option<Slot>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) done: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) total: Option<u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RolledBack {
+    pub(crate) slot: Slot,
+    pub(crate) version: Option<Version>,
+}

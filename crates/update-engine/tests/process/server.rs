@@ -1,0 +1,258 @@
+//! A server that can be told to misbehave. Speaks just enough HTTP/1.1: one request per connection.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use release::omaha::{APP_ID, AppResponse, EventMeaning, Offer, Request, Response, UpdateCheck};
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Mood {
+    #[default]
+    Good,
+    /// Files end after this many bytes of body, whatever the length said.
+    Truncate(usize),
+    /// After this many bytes of a file, silence.
+    Stall(usize),
+    Status(u16),
+    Html,
+    RedirectLoop,
+    /// Claims one byte more than there is.
+    WrongLength,
+    /// Ranges are ignored: always the whole file.
+    NoRanges,
+    /// Other bytes of the same length.
+    Corrupt,
+    /// Answers Omaha with something else.
+    Garbage,
+}
+
+#[derive(Default)]
+pub struct State {
+    pub mood: Mood,
+    pub offer: Option<String>,
+    pub files: HashMap<String, Vec<u8>>,
+    /// Bytes of file bodies that were sent.
+    pub sent: usize,
+    /// `GET /2/uki.efi 0-`, in order.
+    pub requests: Vec<String>,
+    /// `13/1 2`, with reason where there is one.
+    pub events: Vec<String>,
+    /// As our own server: what failed on the host is not offered again, unless it is forced or
+    /// the failures are cleared.
+    pub withholds: bool,
+    failed: Vec<String>,
+}
+
+pub struct Server {
+    pub port: u16,
+    state: Arc<Mutex<State>>,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let state = Arc::clone(&shared);
+                std::thread::spawn(move || drop(answer(stream, &state, port)));
+            }
+        });
+        Self { port, state }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/v1/update/", self.port)
+    }
+
+    pub fn file_url(&self, name: &str) -> String {
+        format!("http://127.0.0.1:{}/{name}", self.port)
+    }
+
+    pub fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.state.lock().unwrap())
+    }
+
+    pub fn set(&self, mood: Mood) {
+        self.with(|s| s.mood = mood);
+    }
+}
+
+fn answer(stream: TcpStream, state: &Mutex<State>, port: u16) -> std::io::Result<()> {
+    let mut input = BufReader::new(stream.try_clone()?);
+    let mut first = String::new();
+    input.read_line(&mut first)?;
+    let (mut length, mut range, mut if_range) = (0, None, None);
+    loop {
+        let mut line = String::new();
+        input.read_line(&mut line)?;
+        let Some((name, value)) = line.trim().split_once(": ") else {
+            break;
+        };
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => length = value.parse().unwrap(),
+            "range" => range = Some(value.trim_start_matches("bytes=").to_owned()),
+            "if-range" => if_range = Some(value.to_owned()),
+            _ => {}
+        }
+    }
+    let mut body = vec![0; length];
+    input.read_exact(&mut body)?;
+    let path = first
+        .split(' ')
+        .nth(1)
+        .unwrap_or_default()
+        .trim_start_matches('/')
+        .to_owned();
+    match first.starts_with("POST") {
+        true => omaha(stream, state, port, &body),
+        false => file(stream, state, &path, range, if_range),
+    }
+}
+
+fn omaha(
+    mut stream: TcpStream,
+    state: &Mutex<State>,
+    port: u16,
+    body: &[u8],
+) -> std::io::Result<()> {
+    let request = Request::from_xml(std::str::from_utf8(body).unwrap()).unwrap();
+    let app = &request.apps[0];
+    let mut state = state.lock().unwrap();
+    match state.mood {
+        Mood::Status(status) => {
+            return write!(stream, "HTTP/1.1 {status} no\r\nContent-Length: 0\r\n\r\n");
+        }
+        Mood::Garbage => return reply(&mut stream, "text/xml", b"<?xml version='1.0'?><html>"),
+        Mood::Html => {
+            return reply(
+                &mut stream,
+                "text/html",
+                b"<html>log in to the hotel's network",
+            );
+        }
+        _ => {}
+    }
+    for event in &app.events {
+        let version = event
+            .version
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let mut text = format!("{}/{} {version}", event.event_type, event.event_result);
+        if let Some(previous) = &event.previous_version {
+            text += &format!(" after {previous}");
+        }
+        if let Some(reason) = &event.reason {
+            text += &format!(" ({}: {reason})", event.error_code.unwrap_or(0));
+        }
+        state.events.push(text);
+        match event.meaning() {
+            EventMeaning::Failed => state
+                .failed
+                .extend(event.version.iter().map(|v| v.to_string())),
+            EventMeaning::FailuresCleared => state.failed.clear(),
+            _ => {}
+        }
+    }
+    let barred = |version| state.withholds && !app.force && state.failed.contains(version);
+    let update_check = app.update_check.then(|| match &state.offer {
+        Some(version) if *version != app.version && !barred(version) => UpdateCheck::Offer(Offer {
+            codebases: vec![format!("http://127.0.0.1:{port}/{version}/")],
+            version: version.parse().unwrap(),
+            packages: Vec::new(),
+        }),
+        _ => UpdateCheck::NoUpdate {
+            running: app.version.clone(),
+        },
+    });
+    let response = Response {
+        daystart_seconds: 0,
+        apps: vec![AppResponse {
+            app_id: APP_ID.into(),
+            status: "ok".into(),
+            update_check,
+            ping: app.ping,
+            events: app.events.len(),
+        }],
+    };
+    reply(&mut stream, "text/xml", response.to_xml().as_bytes())
+}
+
+fn reply(stream: &mut TcpStream, kind: &str, body: &[u8]) -> std::io::Result<()> {
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )?;
+    stream.write_all(body)
+}
+
+fn file(
+    mut stream: TcpStream,
+    state: &Mutex<State>,
+    path: &str,
+    range: Option<String>,
+    if_range: Option<String>,
+) -> std::io::Result<()> {
+    let (mood, content) = {
+        let mut state = state.lock().unwrap();
+        state
+            .requests
+            .push(format!("GET {path} {}", range.as_deref().unwrap_or("all")));
+        (state.mood.clone(), state.files.get(path).cloned())
+    };
+    let Some(mut content) = content else {
+        return write!(stream, "HTTP/1.1 404 no\r\nContent-Length: 0\r\n\r\n");
+    };
+    let manifest = path.ends_with(".json");
+    match mood {
+        Mood::Status(status) => {
+            return write!(stream, "HTTP/1.1 {status} no\r\nContent-Length: 0\r\n\r\n");
+        }
+        Mood::Html => return reply(&mut stream, "text/html; charset=utf-8", b"<html>log in"),
+        Mood::RedirectLoop => {
+            return write!(
+                stream,
+                "HTTP/1.1 302 there\r\nLocation: /{path}\r\nContent-Length: 0\r\n\r\n"
+            );
+        }
+        Mood::Corrupt if !manifest => content[1000] ^= 1,
+        _ => {}
+    }
+    let tag = format!("\"{:x}\"", content.len());
+    let start = range.filter(|_| mood != Mood::NoRanges && if_range.is_none_or(|t| t == tag));
+    let start: Option<usize> = start.map(|r| r.trim_end_matches('-').parse().unwrap());
+    let total = content.len();
+    let body = &content[start.unwrap_or(0).min(total)..];
+    let claimed = body.len() + usize::from(mood == Mood::WrongLength && !manifest);
+    match start {
+        Some(start) => write!(
+            stream,
+            "HTTP/1.1 206 part\r\nContent-Range: bytes {start}-{}/{total}\r\nETag: {tag}\r\nContent-Length: {claimed}\r\n\r\n",
+            total - 1
+        )?,
+        None => write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nETag: {tag}\r\nContent-Length: {claimed}\r\n\r\n"
+        )?,
+    }
+    let part = match mood {
+        Mood::Truncate(at) | Mood::Stall(at) if !manifest => &body[..at.min(body.len())],
+        _ => body,
+    };
+    if !manifest {
+        state.lock().unwrap().sent += part.len();
+    }
+    stream.write_all(part)?;
+    stream.flush()?;
+    if matches!(mood, Mood::Stall(_)) && part.len() < body.len() {
+        std::thread::sleep(Duration::from_secs(20));
+    }
+    Ok(())
+}

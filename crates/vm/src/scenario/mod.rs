@@ -1,0 +1,196 @@
+//! Scenarios: stories about a machine, written as data in `tests/vm/*.toml` and told to real machines.
+//!
+//! [`file`] reads them, [`run`] tells one, [`pool`] tells many at once.
+
+pub mod file;
+pub mod matcher;
+pub mod pool;
+pub mod run;
+mod steps;
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::lab::Release;
+
+/// One story.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scenario {
+    /// Where it was read from.
+    pub file: PathBuf,
+    /// The file's name without `.toml`.
+    pub name: String,
+    /// What it shows.
+    pub about: String,
+    /// The releases it needs; its machine starts with the first.
+    pub releases: Vec<ReleaseSpec>,
+    /// How its machine comes to life.
+    pub start: Start,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// The cloud-config; without one the default with the lab's key.
+    pub cloud_config: Option<String>,
+    /// Whether it gets an update-server of its own.
+    pub server: bool,
+    /// More QEMU arguments.
+    pub qemu: Vec<String>,
+    /// What happens.
+    pub steps: Vec<Step>,
+}
+
+impl Scenario {
+    /// Where a release's overlay is.
+    pub fn overlay(&self, release: &ReleaseSpec) -> Option<PathBuf> {
+        let base = self.file.parent().unwrap_or(Path::new("."));
+        release.overlay.as_ref().map(|path| base.join(path))
+    }
+}
+
+/// A release that a scenario needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReleaseSpec {
+    /// Its version.
+    pub version: String,
+    /// Appended to the kernel's command line: how a release is broken on purpose.
+    pub cmdline: Vec<String>,
+    /// A directory laid over the image, relative to the scenario's file.
+    pub overlay: Option<PathBuf>,
+}
+
+/// How a scenario's machine comes to life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Power-on, through the firmware.
+    Uefi,
+    /// Power-on, kernel and initrd handed over.
+    Direct,
+    /// A copy of a machine that booted through the firmware, was healthy and was saved then.
+    Saved,
+    /// Not at all, until a step `boot`.
+    Off,
+}
+
+/// One step, and where it is written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// Column in the line, from 1.
+    pub column: usize,
+    /// What happens.
+    pub action: Action,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// A shell command in the guest.
+    Ssh {
+        /// The command.
+        script: String,
+        /// What it must give.
+        expect: Expect,
+        /// Tried again until it gives that, for as long as the step may take.
+        retry: bool,
+    },
+    /// A shell command on the workstation.
+    Host {
+        /// The command.
+        script: String,
+        /// What it must give.
+        expect: Expect,
+    },
+    /// Wait until `orlop status` in the guest matches.
+    WaitStatus(Value),
+    /// Put a release on the scenario's update-server and point a channel at it.
+    Publish {
+        /// The release.
+        version: String,
+        /// The channel.
+        channel: String,
+    },
+    /// A power cut.
+    Kill,
+    /// Power-on of a machine that is off.
+    Boot,
+    /// Flip a bit on the disk of a machine that is off.
+    FlipBit {
+        /// The partition's label.
+        partition: String,
+        /// Where.
+        at: Place,
+    },
+    /// Freeze the machine under a name and go on with a copy.
+    Save(String),
+    /// Throw the machine away and go on with a copy of a frozen one.
+    Restore(String),
+    /// Let time pass: a random time from a range.
+    Pause(RangeInclusive<Duration>),
+    /// Steps, again and again.
+    Repeat {
+        /// How often.
+        times: u32,
+        /// Where randomness starts, to replay a failure.
+        seed: Option<u64>,
+        /// The steps.
+        steps: Vec<Step>,
+    },
+}
+
+/// A place in a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Bytes from its start.
+    Offset(u64),
+    /// The first occurrence of a text in a release's `/usr`.
+    Text {
+        /// The text.
+        text: String,
+        /// The release that is in the partition; without it the first of the scenario.
+        release: Option<String>,
+    },
+}
+
+/// What a command must give.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Expect {
+    /// Its exit code, if it matters.
+    pub exit: Option<i32>,
+    /// Parts of its stdout.
+    pub stdout: Vec<String>,
+    /// What must not be in its stdout.
+    pub stdout_not: Vec<String>,
+    /// Parts of its stderr.
+    pub stderr: Vec<String>,
+    /// Its stdout as JSON, as far as it interests.
+    pub json: Option<Value>,
+}
+
+impl Default for Expect {
+    /// Success.
+    fn default() -> Self {
+        Self {
+            exit: Some(0),
+            stdout: vec![],
+            stdout_not: vec![],
+            stderr: vec![],
+            json: None,
+        }
+    }
+}
+
+/// What the runner needs from the program it is part of.
+pub trait Workshop: Sync {
+    /// Builds a release, or does nothing when it is up to date.
+    fn build(&self, release: &ReleaseSpec, overlay: Option<&Path>) -> Result<Release>;
+    /// Publishes a release on a server.
+    fn publish(&self, release: &Release, channel: &str, server: &str, data: &Path) -> Result<()>;
+    /// The program `update-server`.
+    fn update_server(&self) -> Result<PathBuf>;
+}

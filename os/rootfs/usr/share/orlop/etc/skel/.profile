@@ -1,0 +1,2 @@
+. /etc/profile
+[ -f ~/.bashrc ] && . ~/.bashrc
