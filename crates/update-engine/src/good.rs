@@ -21,6 +21,9 @@ pub fn run(source: &Source) -> anyhow::Result<()> {
         // Once per boot: restarting a service must not undo a rollback that waits for its reboot.
         return Ok(());
     }
+    // What made this boot good must be there at the next one, whatever its programs forgot to flush: a
+    // host key that a power cut empties would cost the host its way in.
+    flush_state(source)?;
     let slots = rearm(source)?;
     let good = paths.good();
     if let Some(dir) = good.parent() {
@@ -63,6 +66,12 @@ fn rearm(source: &Source) -> anyhow::Result<Option<Vec<SlotStatus>>> {
         None => tracing::info!("slot {slot} has no boot entry: the kernel was started directly"),
     }
     Ok(Some(disk.slots()?))
+}
+
+fn flush_state(source: &Source) -> anyhow::Result<()> {
+    let root = &source.root;
+    let dir = fs::File::open(root).with_context(|| format!("cannot open {}", root.display()))?;
+    rustix::fs::syncfs(&dir).with_context(|| format!("cannot flush {}", root.display()))
 }
 
 /// The file is the initrd's; it stays, empty.
