@@ -106,6 +106,7 @@ pub(crate) fn overlay(tree: &mut Tree, dir: &Path) -> Result<()> {
     files
         .add_dir(dir, &Origin::Overlay)
         .with_context(|| format!("the overlay {}", dir.display()))?;
+    links_are_links(&files, dir)?;
     // What people write into etc/ of an overlay belongs to the release's defaults.
     files.relocate("etc", ETC);
     for (path, entry) in files.iter() {
@@ -116,6 +117,25 @@ pub(crate) fn overlay(tree: &mut Tree, dir: &Path) -> Result<()> {
             tree.remove(path);
         }
         tree.insert(path, entry.node.clone(), entry.origin.clone());
+    }
+    Ok(())
+}
+
+/// A copy through something that has no symbolic links leaves files with a path in them. The image would
+/// build, and start nothing.
+fn links_are_links(files: &Tree, dir: &Path) -> Result<()> {
+    let plain = files.iter().find(|(path, entry)| {
+        let parent = path.rsplit('/').nth(1).unwrap_or_default();
+        (parent.ends_with(".wants") || parent.ends_with(".requires"))
+            && matches!(entry.node, Node::File { .. })
+    });
+    if let Some((path, _)) = plain {
+        anyhow::bail!(
+            "{}: must be a symbolic link and is a file. Was the checkout copied without its links? \
+             `git checkout -- {}` brings them back",
+            dir.join(path).display(),
+            dir.display()
+        );
     }
     Ok(())
 }
@@ -160,5 +180,26 @@ pub(crate) fn only_usr(tree: &mut Tree) {
     });
     for dir in ["usr/local", "usr/lib/modules"] {
         tree.insert(dir, Node::Dir { mode: 0o755 }, Origin::Generated);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlay_that_lost_its_links_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let wants = dir.path().join("usr/lib/systemd/system/a.target.wants");
+        std::fs::create_dir_all(&wants).expect("a directory");
+        std::fs::write(wants.join("b.service"), "../b.service").expect("a file");
+        let error = overlay(&mut Tree::default(), dir.path()).expect_err("no link");
+        assert!(
+            error.to_string().contains("a.target.wants/b.service: must be a symbolic link"),
+            "{error}"
+        );
+        std::fs::remove_file(wants.join("b.service")).expect("removed");
+        std::os::unix::fs::symlink("../b.service", wants.join("b.service")).expect("a link");
+        overlay(&mut Tree::default(), dir.path()).expect("a link is fine");
     }
 }
