@@ -56,6 +56,25 @@ pub struct Summary {
 /// Called with each step as it begins.
 pub type Say<'a> = &'a dyn Fn(&str);
 
+/// Packages, the build tools' tree, and a release with its disk image.
+const SPACE: u64 = 2 << 30;
+
+/// Says so at the start, and not when apt or mkfs meets the end of the disk.
+fn enough_space(lab: &Path) -> Result<()> {
+    let stat = rustix::fs::statvfs(lab)
+        .with_context(|| format!("cannot ask how much room there is in {}", lab.display()))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    anyhow::ensure!(
+        free >= SPACE,
+        "{} has {} MB free, a build needs {} MB: make room (./orlop down --wipe deletes the nodes' disks), \
+         or build elsewhere with --lab",
+        lab.display(),
+        free / 1_000_000,
+        SPACE / 1_000_000
+    );
+    Ok(())
+}
+
 pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
     let start = Instant::now();
     let os = options.repo.join("os");
@@ -63,6 +82,8 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
     let releases = options.lab.join("releases");
     fs::create_dir_all(&releases)
         .with_context(|| format!("cannot create {}", releases.display()))?;
+
+    enough_space(&options.lab)?;
 
     say("building Orlop's own programs");
     let programs = binaries::build(&options.repo)?;

@@ -195,7 +195,9 @@ mod tests {
         std::fs::write(wants.join("b.service"), "../b.service").expect("a file");
         let error = overlay(&mut Tree::default(), dir.path()).expect_err("no link");
         assert!(
-            error.to_string().contains("a.target.wants/b.service: must be a symbolic link"),
+            error
+                .to_string()
+                .contains("a.target.wants/b.service: must be a symbolic link"),
             "{error}"
         );
         std::fs::remove_file(wants.join("b.service")).expect("removed");

@@ -6,6 +6,7 @@
 
 mod block;
 mod fail;
+mod memory;
 mod modules;
 mod mounts;
 mod root;
@@ -32,6 +33,7 @@ enum Never {}
 
 fn boot() -> Result<Never, Fail> {
     mounts::kernel_file_systems()?;
+    memory::keep_less_free();
     let cmdline = root::Cmdline::read()?;
     let modules = modules::Modules::read()?;
     modules.load_always()?;

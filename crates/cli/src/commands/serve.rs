@@ -50,13 +50,18 @@ pub fn run(args: &Args) -> Result<Exit> {
     Err(command.exec()).context("cannot start the update-server")
 }
 
-/// The program `update-server`: built beside this one.
+/// The program `update-server`.
 pub fn program() -> Result<PathBuf> {
+    beside_us("update-server")
+}
+
+/// A program of the workspace, built beside this one.
+pub fn beside_us(name: &str) -> Result<PathBuf> {
     let here = std::env::current_exe().context("cannot find this program")?;
-    let program = here.with_file_name("update-server");
+    let program = here.with_file_name(name);
     if !program.exists() {
         bail!(
-            "{} is missing; cargo build --release -p update-server makes it (./orlop does it by itself)",
+            "{} is missing; cargo build --release -p {name} makes it (./orlop does it by itself)",
             program.display()
         );
     }

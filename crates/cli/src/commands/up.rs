@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -30,6 +31,9 @@ pub struct Args {
     /// Provision the nodes with this file, used as it is; the lab's SSH key comes with the metadata
     #[arg(long, value_name = "FILE")]
     cloud_config: Option<PathBuf>,
+    /// Take the file even if cloudinit finds errors in it: a node then gets its host name and the lab's SSH key only
+    #[arg(long, requires = "cloud_config")]
+    no_validate: bool,
     /// Memory of each node in MiB
     #[arg(long, default_value_t = 1024, value_name = "MIB", value_parser = clap::value_parser!(u32).range(128..))]
     memory: u32,
@@ -80,14 +84,11 @@ struct UpNode {
 
 pub fn run(args: &Args) -> Result<Exit> {
     let lab = lab()?;
-    // Read before anything is built: a mistyped path should not cost minutes.
-    let user_data = match &args.cloud_config {
-        None => None,
-        Some(path) => Some(
-            fs::read_to_string(path)
-                .with_context(|| format!("cannot read the cloud-config {}", path.display()))?,
-        ),
-    };
+    let user_data = args
+        .cloud_config
+        .as_deref()
+        .map(|path| read_user_data(path, !args.no_validate))
+        .transpose()?;
     let accel = Accel::detect(&lab.cache())?;
     if args.dry_run {
         return dry_run(args, &lab, accel);
@@ -111,6 +112,30 @@ pub fn run(args: &Args) -> Result<Exit> {
         summary(report, &up.release)
     })?;
     Ok(Exit::Ok)
+}
+
+/// Reads and checks it before anything is built: a mistake should not cost minutes, nor a node.
+fn read_user_data(path: &Path, validate: bool) -> Result<String> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read the cloud-config {}", path.display()))?;
+    if validate {
+        let output = Command::new(serve::beside_us("cloudinit")?)
+            .arg("validate")
+            .arg(path)
+            .output()
+            .context("cannot start cloudinit")?;
+        // Warnings are worth reading too, and stdout is for the result.
+        for said in [&output.stdout, &output.stderr] {
+            eprint!("{}", String::from_utf8_lossy(said));
+        }
+        if !output.status.success() {
+            bail!(
+                "{} has errors (see above); nothing was started. --no-validate takes it as it is",
+                path.display()
+            );
+        }
+    }
+    Ok(text)
 }
 
 fn dry_run(args: &Args, lab: &Lab, accel: Accel) -> Result<Exit> {
@@ -264,6 +289,12 @@ impl Up<'_> {
             if self.args.fresh {
                 bail!(
                     "{name} is running; ./orlop down {name} stops it, then --fresh can replace its disk"
+                );
+            }
+            if self.user_data.is_some() {
+                bail!(
+                    "{name} is running, and keeps the user-data that it was started with; \
+                     ./orlop down {name} stops it, then it takes the new one"
                 );
             }
             return Ok(Started::Already(dir, node.clone()));
