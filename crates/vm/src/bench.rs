@@ -137,6 +137,7 @@ impl Bench<'_> {
             boot,
             memory_mib: self.memory_mib,
             disk_gib: 8,
+            datasource: crate::seed::Datasource::default(),
             extra: vec![],
         };
         let node = machine::create(dir, &spec)?;

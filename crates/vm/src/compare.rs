@@ -189,6 +189,7 @@ impl Compare<'_> {
             boot,
             memory_mib: self.memory_mib,
             disk_gib: 8,
+            datasource: crate::seed::Datasource::default(),
             extra: vec![],
         };
         let node = machine::create(dir, &spec)?;

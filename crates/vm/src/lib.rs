@@ -6,7 +6,6 @@
 
 pub mod accel;
 pub mod bench;
-pub mod cidata;
 pub mod cloud_config;
 pub mod compare;
 pub mod console;
@@ -21,5 +20,6 @@ pub mod process;
 pub mod qmp;
 pub mod saved;
 pub mod scenario;
+pub mod seed;
 pub mod server;
 pub mod ssh;

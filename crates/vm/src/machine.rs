@@ -10,7 +10,6 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
 use crate::accel::Accel;
-use crate::cidata::Cidata;
 use crate::image::{self, Firmware};
 use crate::interrupt;
 use crate::lab::Release;
@@ -19,6 +18,7 @@ use crate::plan::{CONSOLE_LOG, CONSOLE_SOCKET, DISK, Plan, QMP_SOCKET, VARS};
 use crate::ports;
 use crate::process::{self, ProcessId};
 use crate::qmp::Qmp;
+use crate::seed::{Datasource, Seed};
 use crate::ssh::{Key, Ssh};
 
 /// What a new node shall be.
@@ -32,6 +32,8 @@ pub struct Spec {
     pub boot: BootMode,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// How it gets its user-data.
+    pub datasource: Datasource,
     /// The disk's size, of which only what is written takes space.
     pub disk_gib: u32,
     /// More QEMU arguments.
@@ -61,6 +63,7 @@ pub fn create(dir: &Path, spec: &Spec) -> Result<Node> {
         memory_mib: spec.memory_mib,
         ssh_port: ports::free()?,
         instance: format!("{}-{}", spec.name, made.as_millis()),
+        datasource: spec.datasource,
         extra: spec.extra.clone(),
         process: None,
     };
@@ -68,15 +71,15 @@ pub fn create(dir: &Path, spec: &Spec) -> Result<Node> {
     Ok(node)
 }
 
-/// Writes the node's cloud-config disk.
+/// Writes what the node's datasource says.
 pub fn provision(dir: &Path, node: &Node, key: &Key, user_data: &str) -> Result<()> {
-    let cidata = Cidata {
+    let seed = Seed {
         instance: node.instance.clone(),
         hostname: node.name.clone(),
         public_key: key.public.clone(),
         user_data: user_data.to_owned(),
     };
-    cidata.write(&dir.join("cidata.img"))
+    seed.write(node.datasource, dir)
 }
 
 /// What happens to the machine when nobody holds its [`Machine`] any more.

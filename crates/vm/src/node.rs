@@ -12,6 +12,7 @@ use crate::image::Firmware;
 use crate::lab::{Lab, Release};
 use crate::plan::{Boot, Plan};
 use crate::process::ProcessId;
+use crate::seed::Datasource;
 
 /// How a node starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -60,6 +61,9 @@ pub struct Node {
     pub ssh_port: u16,
     /// NoCloud's instance-id: the same as long as the disk is the same.
     pub instance: String,
+    /// How it gets its user-data.
+    #[serde(default)]
+    pub datasource: Datasource,
     /// More QEMU arguments.
     #[serde(default)]
     pub extra: Vec<String>,
@@ -133,7 +137,7 @@ impl Node {
             memory_mib: self.memory_mib,
             cpus: 2,
             ssh_port: self.ssh_port,
-            cidata: Some(PathBuf::from("cidata.img")),
+            datasource: Some(self.datasource),
             extra: self.extra.clone(),
             incoming: false,
         })
@@ -199,6 +203,7 @@ pub(crate) fn sample() -> Node {
         memory_mib: 1024,
         ssh_port: 2222,
         instance: "n1-1".into(),
+        datasource: Datasource::default(),
         extra: vec![],
         process: None,
     }

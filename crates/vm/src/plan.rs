@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::accel::Accel;
+use crate::seed::Datasource;
 
 /// How the machine starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +41,8 @@ pub struct Plan {
     pub cpus: u32,
     /// The port of 127.0.0.1 that leads to the guest's port 22.
     pub ssh_port: u16,
-    /// A disk with cloud-config, if any.
-    pub cidata: Option<PathBuf>,
+    /// How it gets its user-data, if at all.
+    pub datasource: Option<Datasource>,
     /// More QEMU arguments, such as `-fw_cfg name=…,file=…`.
     pub extra: Vec<String>,
     /// Wait for a saved state instead of starting.
@@ -98,15 +99,20 @@ impl Plan {
                 Boot::Direct { .. } => "virtio-blk-pci,drive=disk,serial=orlop",
             },
         );
-        if let Some(cidata) = &self.cidata {
-            argv.add(
-                "-drive",
-                &format!(
-                    "if=none,id=cidata,format=raw,readonly=on,file={}",
-                    value(cidata)
-                ),
-            );
-            argv.add("-device", "virtio-blk-pci,drive=cidata");
+        match self.datasource {
+            Some(source @ (Datasource::Nocloud | Datasource::ConfigDrive)) => {
+                let file = source.file();
+                argv.add(
+                    "-drive",
+                    &format!("if=none,id=seed,format=raw,readonly=on,file={file}"),
+                );
+                argv.add("-device", "virtio-blk-pci,drive=seed");
+            }
+            Some(source @ Datasource::FwCfg) => {
+                let file = source.file();
+                argv.add("-fw_cfg", &format!("name=opt/orlop/user-data,file={file}"));
+            }
+            None => {}
         }
         argv.add(
             "-netdev",
@@ -204,7 +210,7 @@ mod tests {
             memory_mib: 1024,
             cpus: 2,
             ssh_port: 2222,
-            cidata: Some("cidata.img".into()),
+            datasource: Some(Datasource::Nocloud),
             extra: vec![],
             incoming: false,
         }
@@ -241,8 +247,8 @@ mod tests {
           -drive if=pflash,unit=1,format=raw,file=vars.fd \
           -drive if=none,id=disk,format=qcow2,discard=unmap,file=disk.qcow2 \
           -device virtio-blk-pci,drive=disk,serial=orlop,bootindex=0 \
-          -drive if=none,id=cidata,format=raw,readonly=on,file=cidata.img \
-          -device virtio-blk-pci,drive=cidata \
+          -drive if=none,id=seed,format=raw,readonly=on,file=cidata.img \
+          -device virtio-blk-pci,drive=seed \
           -netdev user,id=net,hostfwd=tcp:127.0.0.1:2222-:22 \
           -device virtio-net-pci,netdev=net,romfile=
         ");
@@ -256,7 +262,7 @@ mod tests {
             cmdline: "usrhash=00 quiet".into(),
         });
         plan.incoming = true;
-        plan.cidata = None;
+        plan.datasource = None;
         plan.extra = vec!["-fw_cfg".into(), "name=opt/x,file=y".into()];
         insta::assert_snapshot!(lines(&plan), @r"
         cd /lab/vm/n1 && qemu-system-x86_64 \

@@ -38,6 +38,7 @@ fn start(lab: &Lab, key: &Key, tie: Tie) -> Machine {
         boot: BootMode::Uefi,
         memory_mib: 128,
         disk_gib: 1,
+        datasource: vm::seed::Datasource::default(),
         extra: vec![],
     };
     let node = machine::create(&dir, &spec).unwrap();

@@ -14,6 +14,7 @@ use vm::interrupt;
 use vm::lab::{Lab, Release};
 use vm::machine::{self, Machine, Spec, Tie};
 use vm::node::{BootMode, Node};
+use vm::seed::Datasource;
 use vm::server::{self, Server, ServerSpec};
 use vm::ssh::Key;
 
@@ -46,6 +47,9 @@ pub struct Args {
     /// uefi is how real machines start; direct is quicker, but cannot boot into an update
     #[arg(long, default_value = "uefi")]
     boot: BootMode,
+    /// How new nodes get their user-data: nocloud, config-drive or fw-cfg
+    #[arg(long, default_value = "nocloud")]
+    datasource: Datasource,
     /// Size of each node's disk in GiB, of which only what is written takes space
     #[arg(long, default_value_t = 8, value_name = "GIB", value_parser = clap::value_parser!(u32).range(6..))]
     disk: u32,
@@ -166,6 +170,7 @@ fn dry_run(args: &Args, lab: &Lab, accel: Accel) -> Result<Exit> {
             memory_mib: args.memory,
             ssh_port: vm::ports::free()?,
             instance: String::new(),
+            datasource: args.datasource,
             extra: vec![],
             process: None,
         };
@@ -322,6 +327,7 @@ impl Up<'_> {
             boot: self.args.boot,
             memory_mib: self.args.memory,
             disk_gib: self.args.disk,
+            datasource: self.args.datasource,
             extra: vec![],
         };
         let node = machine::create(dir, &spec)

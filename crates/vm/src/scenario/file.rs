@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::Spanned;
 
+use crate::seed::Datasource;
+
 use super::{Action, Expect, Place, ReleaseSpec, Scenario, Start, Step};
 
 #[derive(Deserialize)]
@@ -18,6 +20,8 @@ struct RawScenario {
     #[serde(rename = "release")]
     releases: Spanned<Vec<RawRelease>>,
     start: Spanned<String>,
+    #[serde(default)]
+    datasource: Datasource,
     #[serde(default = "default_memory")]
     memory: u32,
     cloud_config: Option<String>,
@@ -206,6 +210,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Scenario> {
         memory_mib: raw.memory,
         cloud_config: raw.cloud_config,
         server: raw.server,
+        datasource: raw.datasource,
         qemu: raw.qemu,
         steps: raw
             .steps

@@ -16,6 +16,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::lab::Release;
+use crate::seed::Datasource;
 
 /// One story.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +37,8 @@ pub struct Scenario {
     pub cloud_config: Option<String>,
     /// Whether it gets an update-server of its own.
     pub server: bool,
+    /// How its machine gets its user-data.
+    pub datasource: Datasource,
     /// More QEMU arguments.
     pub qemu: Vec<String>,
     /// What happens.

@@ -14,6 +14,7 @@ use crate::machine::{self, Machine, Spec, Tie};
 use crate::node::{BootMode, Node};
 use crate::ports;
 use crate::saved;
+use crate::seed::Datasource;
 use crate::server::{Server, ServerSpec};
 use crate::ssh::Key;
 
@@ -142,7 +143,12 @@ impl Run<'_> {
                 } else {
                     BootMode::Uefi
                 };
-                let node = self.create(&self.dir, mode, &self.scenario.qemu)?;
+                let node = self.create(
+                    &self.dir,
+                    mode,
+                    self.scenario.datasource,
+                    &self.scenario.qemu,
+                )?;
                 machine::provision(&self.dir, &node, self.stage.key, &user_data)?;
                 self.power = Some(Power::Off(node));
                 if self.scenario.start != Start::Off {
@@ -153,7 +159,13 @@ impl Run<'_> {
         }
     }
 
-    fn create(&self, dir: &Path, boot: BootMode, extra: &[String]) -> Result<Node> {
+    fn create(
+        &self,
+        dir: &Path,
+        boot: BootMode,
+        datasource: Datasource,
+        extra: &[String],
+    ) -> Result<Node> {
         machine::create(
             dir,
             &Spec {
@@ -162,6 +174,7 @@ impl Run<'_> {
                 boot,
                 memory_mib: self.scenario.memory_mib,
                 disk_gib: 8,
+                datasource,
                 extra: extra.to_vec(),
             },
         )
@@ -187,7 +200,7 @@ impl Run<'_> {
                 .root()
                 .join("run")
                 .join(format!("saved-{name}"));
-            let node = self.create(&dir, BootMode::Uefi, &[])?;
+            let node = self.create(&dir, BootMode::Uefi, Datasource::default(), &[])?;
             let user_data = cloud_config::default(&cloud_config::Defaults {
                 hostname: "test",
                 public_key: &self.stage.key.public,
