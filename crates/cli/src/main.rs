@@ -3,8 +3,8 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use cli::commands::{
-    bench, build, completions, console, down, fleet, man, ps, releases, rollback, scenario, serve,
-    ssh, status, test, up, update,
+    bench, build, completions, console, down, fleet, keys, man, pki, ps, releases, rollback,
+    scenario, schema, serve, ssh, status, test, up, update,
 };
 use cli::exit::{self, Exit};
 
@@ -27,9 +27,13 @@ enum Commands {
     Build(build::Args),
     #[command(subcommand)]
     Release(releases::Command),
+    #[command(subcommand)]
+    Keys(keys::Command),
     Serve(serve::Args),
     #[command(subcommand)]
     Fleet(fleet::Command),
+    #[command(subcommand)]
+    Pki(pki::Command),
     #[command(subcommand)]
     Scenario(scenario::Command),
     #[command(subcommand)]
@@ -41,6 +45,7 @@ enum Commands {
     Status(status::Args),
     Update(update::Args),
     Rollback(rollback::Args),
+    Schema(schema::Args),
     /// Run containers on systemd-nspawn
     Container(container::cli::ContainerArgs),
 }
@@ -55,8 +60,10 @@ fn main() -> std::process::ExitCode {
         Commands::Console(args) => console::run(&args),
         Commands::Build(args) => build::run(&args),
         Commands::Release(command) => releases::run(&command),
+        Commands::Keys(command) => keys::run(&command),
         Commands::Serve(args) => serve::run(&args),
         Commands::Fleet(command) => fleet::run(&command),
+        Commands::Pki(command) => pki::run(&command),
         Commands::Scenario(command) => scenario::run(&command),
         Commands::Bench(command) => bench::run(&command),
         Commands::Test(args) => test::run(&args),
@@ -65,6 +72,7 @@ fn main() -> std::process::ExitCode {
         Commands::Status(args) => status::run(&args),
         Commands::Update(args) => update::run(&args),
         Commands::Rollback(args) => rollback::run(&args),
+        Commands::Schema(args) => schema::run(&args),
         Commands::Container(args) => return cli::commands::container(args),
     };
     Exit::of(result).into()

@@ -43,6 +43,10 @@ impl Place {
     pub fn error(&self, message: impl Into<String>) -> Finding {
         Finding::error(self.pos, self.key.as_str(), message)
     }
+
+    pub fn warning(&self, message: impl Into<String>) -> Finding {
+        Finding::warning(self.pos, self.key.as_str(), message)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

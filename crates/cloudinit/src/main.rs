@@ -1,6 +1,7 @@
 //! `cloudinit`: one cloud-config makes a machine.
 
 mod commands;
+mod legacy;
 mod show;
 
 use std::path::PathBuf;
@@ -26,16 +27,42 @@ enum Command {
         /// Seconds to wait for hardware that is still coming up
         #[arg(long, default_value_t = 5.0)]
         patience: f32,
+        /// Use what the network phase brought, see `fetch`
+        #[arg(long)]
+        fetched: bool,
+    },
+    /// Ask the sources on the network that `run` noted down; the service's network phase
+    Fetch {
+        /// Seconds for all of them together
+        #[arg(long, default_value_t = 90)]
+        budget: u64,
     },
     /// Make the calls that `run` left to systemd's late boot; the service's second phase
     Units,
+    /// Delete from VMware's guestinfo what `run` noted down; a service of its own
+    Forget {
+        /// The system
+        #[arg(long, default_value = "/")]
+        root: PathBuf,
+    },
     /// Check a file; every finding has its line and column
     Validate {
         #[command(flatten)]
         input: Input,
-        /// Take warnings for errors
-        #[arg(long)]
-        strict: bool,
+    },
+    /// Print a JSON Schema of the cloud-config, for editors
+    Schema,
+    /// Show the files of networkd that a platform's network configuration stands for
+    ConvertNetconf {
+        /// openstack, debian, packet, nocloud or vmware
+        format: String,
+        /// The configuration; - for standard input
+        file: PathBuf,
+        #[arg(short, long, value_enum, default_value_t = Format::Text)]
+        output: Format,
+        /// Write them into this directory instead
+        #[arg(long, value_name = "DIR")]
+        output_dir: Option<PathBuf>,
     },
     /// Show what a file would do, and what it would change under --root
     Plan {
@@ -47,12 +74,15 @@ enum Command {
     },
     /// Apply a file
     Apply {
-        /// The file
+        /// The file. Without it, what was applied last
         #[arg(long)]
-        from: PathBuf,
+        from: Option<PathBuf>,
         /// The system to change; systemd is only called for /
         #[arg(long, default_value = "/")]
         root: PathBuf,
+        /// Take warnings for errors
+        #[arg(long)]
+        strict: bool,
     },
     /// What was done in this boot
     Status {
@@ -63,10 +93,13 @@ enum Command {
 
 #[derive(Args)]
 struct Input {
-    /// The user-data; - for standard input
-    file: PathBuf,
+    /// The user-data; - for standard input. Without it, what was applied last
+    file: Option<PathBuf>,
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
+    /// Take warnings for errors
+    #[arg(long)]
+    strict: bool,
     /// Value of $public_ipv4
     #[arg(long, env = "COREOS_PUBLIC_IPV4", value_name = "ADDRESS")]
     public_ipv4: Option<String>,
@@ -88,17 +121,35 @@ enum Format {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Run { patience } => commands::run(patience),
-        Command::Units => commands::units(),
-        Command::Validate { input, strict } => commands::validate(&input, strict),
-        Command::Plan { input, root } => commands::plan(&input, &root),
-        Command::Apply { from, root } => commands::apply(&from, &root),
-        Command::Status { output } => commands::status(output),
+    let mut arguments = std::env::args();
+    let name = arguments.next().unwrap_or_default();
+    let result = match name.ends_with("coreos-cloudinit") {
+        true => legacy::run(std::iter::once(name).chain(arguments)),
+        false => run(),
     };
     let exit = result.unwrap_or_else(|error| {
         eprintln!("cloudinit: {error:#}");
         commands::Exit::Failed
     });
     ExitCode::from(exit as u8)
+}
+
+fn run() -> anyhow::Result<commands::Exit> {
+    match Cli::parse().command {
+        Command::Run { patience, fetched } => commands::run(patience, fetched),
+        Command::Fetch { budget } => commands::fetch(budget),
+        Command::Units => commands::units(),
+        Command::Forget { root } => commands::forget(&root),
+        Command::Validate { input } => commands::validate(&input),
+        Command::Schema => commands::schema(),
+        Command::ConvertNetconf {
+            format,
+            file,
+            output,
+            output_dir,
+        } => commands::convert(&format, &file, output, output_dir.as_deref()),
+        Command::Plan { input, root } => commands::plan(&input, &root),
+        Command::Apply { from, root, strict } => commands::apply(from.as_deref(), &root, strict),
+        Command::Status { output } => commands::status(output),
+    }
 }

@@ -3,9 +3,10 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use cloudinit::apply::CallState;
+use cloudinit::apply::{self, CallState};
 use cloudinit::finding::Finding;
-use cloudinit::plan::{FileOp, FileWrite, Plan, is_already};
+use cloudinit::imports::{Imported, Purpose};
+use cloudinit::plan::{Call, FileOp, FileWrite, Plan};
 use cloudinit::status::{State, Status};
 
 /// `FILE:LINE:COLUMN: …`, which editors can jump to.
@@ -16,31 +17,69 @@ pub(crate) fn findings(file: &Path, findings: &[Finding]) -> String {
         .collect()
 }
 
-pub(crate) fn plan(plan: &Plan, root: &Path) -> String {
+/// What would change. `known` was fetched before.
+pub(crate) fn plan(plan: &Plan, root: &Path, known: &Imported) -> String {
     let mut out = String::new();
-    if let Some(name) = &plan.hostname {
+    if let Some(name) = &plan.hostname
+        && !apply::is_named(root, name)
+    {
         let _ = writeln!(out, "set the host name to {name}");
     }
     for line in &plan.account_changes {
         let _ = writeln!(out, "{line}");
     }
-    for keys in &plan.keys {
-        let _ = writeln!(out, "authorize {} keys for {}", keys.keys.len(), keys.user);
+    for user in apply::unauthorized(plan, root) {
+        let _ = writeln!(out, "authorize {} keys for {}", user.keys.len(), user.user);
     }
-    for op in &plan.files {
+    for import in &plan.imports {
+        let what = match import.value.purpose {
+            _ if known.has(&import.value) => continue,
+            Purpose::Keys => "keys",
+            Purpose::File => "a file",
+            Purpose::UserData => "user-data",
+        };
+        let _ = writeln!(out, "fetch {what} from {}", import.value.url);
+    }
+    let (done, left): (Vec<&FileOp>, Vec<&FileOp>) =
+        plan.files.iter().partition(|op| op.is_done(root));
+    for op in &left {
         match op {
             FileOp::Write(write) => out += &file(write, root),
             FileOp::Mask { path, .. } => {
                 let _ = writeln!(out, "mask {path}");
             }
-            FileOp::Unmask { .. } => {}
+            FileOp::Directory {
+                path, mode, owner, ..
+            } => {
+                let _ = writeln!(out, "directory {path} ({mode:04o} {})", owner.name);
+            }
+            FileOp::Link { path, target, .. } => {
+                let _ = writeln!(out, "link {path} to {target}");
+            }
+            FileOp::Unmask { path } => {
+                let _ = writeln!(out, "unmask {path}");
+            }
         }
     }
-    for call in &plan.calls {
-        let _ = writeln!(out, "{call}");
+    let before = Status::read(root).map_or_else(Vec::new, |status| status.calls);
+    let units = left.iter().any(|op| apply::is_for_systemd(op.path()));
+    for status in apply::planned(plan, &before) {
+        // systemd has read again what was changed before.
+        let unneeded = status.call == Call::Reload && !units;
+        let open = matches!(status.state, CallState::Pending | CallState::Failed);
+        if open && !unneeded {
+            let _ = writeln!(out, "{}", status.call);
+        }
     }
-    if out.is_empty() {
-        out.push_str("nothing to do\n");
+    let same = done
+        .iter()
+        .filter(|op| !matches!(op, FileOp::Unmask { .. }));
+    match (out.is_empty(), same.count()) {
+        (true, 0) => out.push_str("nothing to do\n"),
+        (true, count) => {
+            let _ = writeln!(out, "nothing to do: {count} files are as they should be");
+        }
+        (false, _) => {}
     }
     out
 }
@@ -50,9 +89,6 @@ fn file(write: &FileWrite, root: &Path) -> String {
         path, mode, owner, ..
     } = write;
     let what = format!("{path} ({mode:04o} {})", owner.name);
-    if is_already(write, root) {
-        return format!("keep {what}\n");
-    }
     let old = std::fs::read(host::under(root, path));
     let verb = if old.is_ok() { "change" } else { "write" };
     let texts = (
@@ -90,6 +126,7 @@ pub(crate) fn summary(status: &Status) -> String {
     let changes = status.changed.len();
     let mut out = match status.state {
         State::NoData => "cloudinit: no user-data on this machine\n".to_owned(),
+        State::Waiting => "cloudinit: waits for the network\n".to_owned(),
         State::Applied => format!("cloudinit: {source}: applied, {changes} changes\n"),
         State::Invalid => {
             format!("cloudinit: {source}: the user-data has errors, nothing of it is applied\n")
@@ -109,6 +146,11 @@ pub(crate) fn status(status: &Status) -> String {
     let mut out = summary(status);
     for finding in status.findings.iter().filter(|finding| !finding.is_error()) {
         let _ = writeln!(out, "  user-data:{finding}");
+    }
+    if matches!(status.state, State::NoData | State::Waiting) {
+        for line in &status.tried {
+            let _ = writeln!(out, "  {line}");
+        }
     }
     for line in &status.changed {
         let _ = writeln!(out, "  {line}");

@@ -15,6 +15,10 @@ pub const PENDING: &str = "/run/cloudinit/pending";
 pub const LAST: &str = "/var/lib/cloudinit/status.json";
 /// A copy of the user-data, for root only.
 pub const USER_DATA: &str = "/var/lib/cloudinit/user-data";
+/// User-data that has errors, for root only; not there once something was applied.
+pub const REFUSED: &str = "/var/lib/cloudinit/user-data.refused";
+/// What the platform said with it, for root only.
+pub const METADATA: &str = "/var/lib/cloudinit/metadata.json";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -41,6 +45,8 @@ pub struct Status {
 pub enum State {
     /// No source had anything.
     NoData,
+    /// A source on the network is still to be asked.
+    Waiting,
     Applied,
     /// The user-data has errors: only the metadata was applied.
     Invalid,

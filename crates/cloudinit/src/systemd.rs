@@ -65,6 +65,11 @@ impl Services for Live {
         }
         Ok(())
     }
+
+    fn queue(&self, unit: &str) -> anyhow::Result<()> {
+        // A restart starts what does not run.
+        Ok(self.with(|systemd| systemd.restart_no_wait(unit))?)
+    }
 }
 
 /// Whoever prints it has named verb and unit already.

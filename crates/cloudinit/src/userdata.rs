@@ -2,7 +2,9 @@
 
 use std::io::Read;
 
+use crate::config::is_url;
 use crate::finding::{Finding, Pos};
+use crate::mime;
 
 /// Platforms cap user-data at 16 to 64 KiB; this bounds what a small gzip can become.
 const MAX_SIZE: u64 = 16 << 20;
@@ -13,6 +15,25 @@ pub enum UserData {
     /// The whole text, header included, so that lines count as the user sees them.
     CloudConfig(String),
     Script(Vec<u8>),
+    /// JSON of Ignition 3.
+    Ignition(String),
+    /// URLs of more user-data, each with its place.
+    Include(Vec<(Pos, String)>),
+    /// The parts of a MIME archive, in order.
+    Archive(Vec<Part>),
+}
+
+/// One part of an archive, and where it stands there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its file name, or its number.
+    pub name: String,
+    /// The line of the archive that its content starts in.
+    pub line: usize,
+    /// It is written as it is, so that its lines are lines of the archive.
+    pub verbatim: bool,
+    /// What it is, or why it is left out.
+    pub data: Result<UserData, Finding>,
 }
 
 /// Tells cloud-config and scripts apart; everything else is an error that names what was found.
@@ -44,26 +65,55 @@ pub fn detect(bytes: &[u8]) -> Result<UserData, Finding> {
     if header == "#cloud-config" {
         return Ok(UserData::CloudConfig(text.to_owned()));
     }
-    Err(unsupported(text, header))
-}
-
-fn unsupported(text: &str, header: &str) -> Finding {
-    let lower = header.to_ascii_lowercase();
-    if lower.starts_with("content-type:") || lower.starts_with("mime-version:") {
-        return at_start("a MIME multipart archive is not supported yet")
-            .hint("pass the #cloud-config part alone");
+    if header.starts_with("#include") {
+        return include(text).map(UserData::Include);
+    }
+    if mime::is_archive(header) {
+        return mime::parts(text).map(UserData::Archive);
     }
     if text.trim_start().starts_with('{') {
-        let ignition = serde_json::from_str::<serde_json::Value>(text)
-            .is_ok_and(|json| json.get("ignition").is_some());
-        return match ignition {
-            true => at_start("an Ignition config is not supported yet")
-                .hint("write it as #cloud-config"),
-            false => at_start("JSON that is not user-data").hint(EXPECTED),
+        return match has_ignition_key(text) {
+            true => Ok(UserData::Ignition(text.to_owned())),
+            false => Err(at_start("JSON that is not user-data").hint(EXPECTED)),
         };
     }
+    Err(unsupported(header))
+}
+
+/// A URL in each line; behind the header too, as in cloud-init. Other lines with a `#` are remarks.
+pub(crate) fn include(text: &str) -> Result<Vec<(Pos, String)>, Finding> {
+    let mut urls = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let header = ["#include-once", "#include"];
+        let rest = header.iter().find_map(|name| line.strip_prefix(name));
+        let url = rest.unwrap_or(line).trim();
+        if url.is_empty() || url.starts_with('#') {
+            continue;
+        }
+        let before = line.trim_end().chars().count() - url.chars().count();
+        let pos = Pos {
+            line: index + 1,
+            column: before + 1,
+        };
+        if !is_url(url) {
+            let message = format!("{url:?} is not a URL");
+            return Err(Finding::error(pos, "#include", message).hint("http://… or https://…"));
+        }
+        urls.push((pos, url.to_owned()));
+    }
+    Ok(urls)
+}
+
+/// Broken JSON with the key in it is meant to be one too: its reader says where it is broken.
+fn has_ignition_key(text: &str) -> bool {
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(json) => json.get("ignition").is_some(),
+        Err(_) => text.contains("\"ignition\""),
+    }
+}
+
+pub(crate) fn unsupported(header: &str) -> Finding {
     for (prefix, what) in [
-        ("#include", "an include file"),
         ("#cloud-boothook", "a boot hook"),
         ("#cloud-config-archive", "a cloud-config archive"),
         ("#part-handler", "a part handler"),
@@ -154,17 +204,24 @@ mod tests {
     }
 
     #[test]
+    fn includes() {
+        let text = "#include http://x/a\r\n\n# remark\n  https://x/b \n#include-once\n";
+        let at = |line, column| Pos { line, column };
+        let urls = vec![
+            (at(1, 10), "http://x/a".to_owned()),
+            (at(4, 3), "https://x/b".to_owned()),
+        ];
+        assert_eq!(detect(text.as_bytes()), Ok(UserData::Include(urls)));
+    }
+
+    #[test]
     fn what_is_not_supported_is_named() {
         let check = |bytes: &[u8], expect: &str| {
             assert_eq!(detect(bytes).unwrap_err().to_string(), expect);
         };
         check(
-            b"Content-Type: multipart/mixed; boundary=x\n",
-            "1:1: error: a MIME multipart archive is not supported yet (pass the #cloud-config part alone)",
-        );
-        check(
-            br#"{"ignition":{"version":"3.4.0"}}"#,
-            "1:1: error: an Ignition config is not supported yet (write it as #cloud-config)",
+            br#"{"a":1}"#,
+            "1:1: error: JSON that is not user-data (the first line must be #cloud-config or start with #!)",
         );
         check(
             b"# cloud-config\nhostname: a\n",
@@ -183,8 +240,8 @@ mod tests {
             "2:11: error: not UTF-8 text (expected a file that starts with #cloud-config or #!)",
         );
         check(
-            b"#include\nhttp://example\n",
-            "1:1: error: an include file (#include) is not supported (the first line must be #cloud-config or start with #!)",
+            b"#include\n# mine\nhttp://example/a\n ftp://x\n",
+            "4:2: error: #include: \"ftp://x\" is not a URL (http://… or https://…)",
         );
         assert!(
             detect(&gzip(b"#cloud-config\n")[..12])

@@ -14,14 +14,21 @@ use cloudinit::pipeline::{self, Input};
 use cloudinit::plan::Facts;
 use serde_json::Value;
 
+/// `CLOUD_CONFIG_CORPUS` names another collection of the same form.
 fn corpus() -> Option<PathBuf> {
-    let dir =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance/cloud-config");
+    let beside = "../../../shared/conformance/cloud-config";
+    let dir = match std::env::var_os("CLOUD_CONFIG_CORPUS") {
+        Some(dir) => PathBuf::from(dir),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join(beside),
+    };
     dir.is_dir().then_some(dir)
 }
 
 /// Where we differ on purpose: sample, and why.
-const DIFFERENCES: &[(&str, &str)] = &[];
+const DIFFERENCES: &[(&str, &str)] = &[(
+    "206-",
+    "bootcmd, a key of cloud-init, is run; the original passes over it",
+)];
 
 #[test]
 fn plans_match_the_recorded_runs() {
@@ -49,9 +56,13 @@ fn plans_match_the_recorded_runs() {
             }
         }
         compare_files(&ours["files"], &expected["files"], &mut report);
-        let excused = DIFFERENCES.iter().any(|(name, _)| stem.starts_with(name));
-        if report.is_empty() == excused {
-            different.push(format!("{stem}\n{report}"));
+        let excuse = DIFFERENCES.iter().find(|(name, _)| stem.starts_with(name));
+        match excuse {
+            Some((_, why)) if !report.is_empty() => {
+                eprintln!("{stem} differs as written: {why}\n{report}");
+            }
+            None if report.is_empty() => {}
+            _ => different.push(format!("{stem}\n{report}")),
         }
     }
     eprintln!("{} of {} match", names.len() - different.len(), names.len());

@@ -348,8 +348,8 @@ fn odd_but_usable() {
         "2:1: warning: hostnme: unknown key, ignored (did you mean hostname?)",
     );
     warning(
-        "runcmd:\n- ls\n",
-        "2:1: warning: runcmd: not supported, ignored (use a unit in coreos.units)",
+        "packages:\n- vim\n",
+        "2:1: warning: packages: not supported, ignored (there is no package manager)",
     );
     warning("my_key: 1\n", "2:1: warning: my_key: unknown key, ignored");
     warning(
@@ -373,10 +373,6 @@ fn odd_but_usable() {
     warning(
         "users:\n- name: a\n  groups: [docker]\n",
         "4:12: warning: users[0].groups: there is no group \"docker\"; it is created",
-    );
-    warning(
-        "users:\n- name: a\n  coreos-ssh-import-github: x\n",
-        "4:29: warning: users[0].coreos-ssh-import-github: importing keys over the network is not supported yet (use ssh_authorized_keys)",
     );
     warning(
         "ssh_authorized_keys: [abc]\n",
@@ -432,6 +428,34 @@ fn dashes_booleans_and_raw_scalars() {
     reload systemd
     stop locksmithd.service
     ");
+}
+
+/// `!!binary` may stand for what no text can be: packed content among it.
+#[test]
+fn binary_values() {
+    let packed = "H4sIAAAAAAACA8vIBACsKpPYAgAAAA==";
+    let body = format!(
+        "write_files:\n- path: /a\n  encoding: gz\n  content: !!binary {packed}\n- path: /b\n  content: !!binary /wA=\n"
+    );
+    let plan = warning(&body, "");
+    let contents: Vec<&[u8]> = plan.writes().map(|w| w.content.as_slice()).collect();
+    assert_eq!(contents, [&b"hi"[..], &[255, 0]]);
+    error(
+        "hostname: !!binary /wA=\n",
+        "2:11: error: hostname: !!binary that is not text",
+    );
+}
+
+#[test]
+fn keys_of_cloud_init_that_do_nothing_here() {
+    warning(
+        "preserve_hostname: true\nssh: {emit_keys_to_console: false}\nca-certs: {}\npuppet: {}\nusers:\n- name: a\n  selinux-user: x\n",
+        "2:1: warning: preserve_hostname: not supported, ignored (a host name that nobody sets stays)\n\
+         3:1: warning: ssh: not supported, ignored\n\
+         4:1: warning: ca-certs: not supported, ignored (write the files with write_files)\n\
+         5:1: warning: puppet: not supported, ignored (use a unit in coreos.units that runs it in a container)\n\
+         8:3: warning: users[0].selinux-user: not supported, ignored",
+    );
 }
 
 #[test]

@@ -98,8 +98,10 @@ impl<T: Read + Seek> DataDisk<T> {
     }
 }
 
-/// `fatfs` wants something it could write to, and marks volumes as clean when it closes them.
-struct ReadOnly<T>(T);
+/// `fatfs` wants something it could write to, and marks volumes as clean when it closes them. Whoever only
+/// looks must change nothing.
+#[derive(Debug)]
+pub struct ReadOnly<T>(pub T);
 
 impl<T: Read> Read for ReadOnly<T> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {

@@ -67,12 +67,6 @@ impl Cmdline {
             .filter(move |(k, _)| k == key)
             .filter_map(|(_, value)| value.as_deref())
     }
-
-    /// The root hash of the `/usr` that this boot was told to use.
-    pub fn usrhash(&self) -> Option<&str> {
-        self.get("usrhash")
-            .filter(|hash| hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()))
-    }
 }
 
 #[cfg(test)]
@@ -94,15 +88,5 @@ mod tests {
         assert_eq!(line.get("empty"), Some(""));
         assert_eq!(line.get("n"), Some("2"));
         assert_eq!(line.get("absent"), None);
-    }
-
-    #[test]
-    fn a_damaged_usrhash_is_none() {
-        assert_eq!(Cmdline::parse("usrhash=abc").usrhash(), None);
-        let hash = "0f".repeat(32);
-        assert_eq!(
-            Cmdline::parse(&format!("usrhash={hash}")).usrhash(),
-            Some(hash.as_str())
-        );
     }
 }

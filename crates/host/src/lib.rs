@@ -13,6 +13,7 @@ pub mod log;
 pub mod machine;
 pub mod notify;
 pub mod os_release;
+pub mod running;
 #[cfg(feature = "signals")]
 pub mod signals;
 #[cfg(feature = "systemd")]

@@ -147,6 +147,17 @@ impl Apt {
         Ok(Self { config, archives })
     }
 
+    /// Also takes lists whose date of expiry has passed, as a mirror has them that is not brought up to date any more.
+    /// Signatures are checked all the same. Not for what goes into an image: who withholds updates could do the same.
+    pub fn with_expired_lists(self) -> Result<Self> {
+        let mut text = fs::read_to_string(&self.config)
+            .with_context(|| format!("cannot read {}", self.config.display()))?;
+        text += "Acquire::Check-Valid-Until \"false\";\n";
+        fs::write(&self.config, text)
+            .with_context(|| format!("cannot write {}", self.config.display()))?;
+        Ok(self)
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command

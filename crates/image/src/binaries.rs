@@ -11,7 +11,9 @@ pub const HOST: &[(&str, &str, &str)] = &[
     ("cli", "orlop-host", "usr/bin/orlop"),
     ("cloudinit", "cloudinit", "usr/bin/cloudinit"),
     ("update-engine", "update-engine", "usr/bin/update-engine"),
+    ("update-engine", "update1", "usr/bin/update1"),
     ("locksmith", "locksmith", "usr/bin/locksmith"),
+    ("store", "orlop-store", "usr/bin/orlop-store"),
 ];
 
 pub struct Binaries {

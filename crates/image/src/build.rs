@@ -11,6 +11,7 @@ use release::dsse::Envelope;
 use release::{Manifest, Sha256, Version};
 
 use crate::fetch::{self, Fetched, Policy};
+use crate::repository::{Lifetimes, Repository};
 use crate::tools::Tools;
 use crate::tree::{Origin, Tree};
 use crate::{binaries, compose, cpio, diskimg, lists, modules, sbom, tools, uki};
@@ -35,6 +36,8 @@ pub struct BuildOptions {
     pub directory: Option<String>,
     /// Signing key (PEM); the lab's own by default, made on first use.
     pub key: Option<PathBuf>,
+    /// The TUF repository whose root hosts start from; the lab's own by default, made on first use.
+    pub tuf: Option<PathBuf>,
 }
 
 /// What a finished release weighs.
@@ -88,6 +91,7 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
     say("building Orlop's own programs");
     let programs = binaries::build(&options.repo)?;
     let key = crate::keys::load_or_create(&options.lab, options.key.as_deref())?;
+    let root = tuf_root(options)?;
     let fetched = fetch::fetch(&os, &cache, options.policy, say)?;
 
     let name = options
@@ -95,7 +99,7 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
         .clone()
         .unwrap_or_else(|| options.version.to_string());
     let out = releases.join(&name);
-    let inputs = crate::inputs::digest(options, &programs, &key)?;
+    let inputs = crate::inputs::digest(options, &programs, &key, &root)?;
     if !options.force && fs::read_to_string(out.join("inputs")).is_ok_and(|i| i == inputs) {
         let mut summary = summary(&out)?;
         summary.unchanged = true;
@@ -134,7 +138,13 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
     tree.file(
         "usr/lib/orlop/keys/release.pub",
         0o644,
-        public.clone(),
+        public,
+        Origin::Generated,
+    );
+    tree.file(
+        "usr/lib/orlop/tuf/root.json",
+        0o644,
+        root,
         Origin::Generated,
     );
     for dir in &options.overlays {
@@ -142,6 +152,19 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
     }
     compose::apply_removals(&mut tree);
     compose::only_usr(&mut tree);
+    let initrd = initrd(&os, &tree, &kernel, &aliases, &programs.init)?;
+    let base = fs::read_to_string(os.join("cmdline"))?;
+    let base = std::iter::once(base.trim().to_owned())
+        .chain(options.cmdline.iter().cloned())
+        .collect::<Vec<_>>()
+        .join(" ");
+    let kernel_part = kernel_part(&vmlinuz, &initrd, &base);
+    tree.file(
+        release::KERNEL_FILE,
+        0o644,
+        format!("{kernel_part}\n"),
+        Origin::Generated,
+    );
     let usr = tree.subtree("usr");
 
     say("making the file system image and its hash tree");
@@ -158,12 +181,7 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
     let root_hash = hashes.root;
 
     say("making the initrd and the kernel image");
-    let initrd = initrd(&os, &tree, &kernel, &aliases, &programs.init)?;
-    let base = fs::read_to_string(os.join("cmdline"))?;
-    let cmdline = std::iter::once(format!("usrhash={root_hash} {}", base.trim()))
-        .chain(options.cmdline.iter().cloned())
-        .collect::<Vec<_>>()
-        .join(" ");
+    let cmdline = format!("usrhash={root_hash} {base}");
     let stub = fs::read(tools.path("usr/lib/systemd/boot/efi/linuxx64.efi.stub"))?;
     let image = uki::build(&uki::Parts {
         stub: &stub,
@@ -179,7 +197,7 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
     fs::write(dir.join("cmdline"), &cmdline)?;
 
     say("compressing the download");
-    compress(&erofs, &dir.join("usr.erofs.zst"), options.level)?;
+    compress(&erofs, dir, &hashes, options.level)?;
 
     say("writing manifest and bill of materials");
     let bill = sbom::document(&sbom::Subject {
@@ -208,8 +226,11 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
                 file: published(dir, "usr.erofs.zst")?,
                 compression: release::Compression::Zstd,
             },
+            index: Some(published(dir, "usr.index")?),
         },
         uki: published(dir, "uki.efi")?,
+        kernel: Some(kernel_part),
+        deltas: Vec::new(),
         sbom: Some(published(dir, "sbom.spdx.json")?),
     };
     fs::write(
@@ -242,6 +263,31 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
     work.finish(&out)?;
     summary.path = out;
     Ok(summary)
+}
+
+/// Names what only a whole reboot replaces. Modules go with their kernel: it takes no others.
+fn kernel_part(kernel: &[u8], initrd: &[u8], cmdline: &str) -> Sha256 {
+    Sha256::of(format!(
+        "kernel {}\ninitrd {}\ncmdline {cmdline}\n",
+        Sha256::of(kernel),
+        Sha256::of(initrd)
+    ))
+}
+
+/// The root that the release's hosts start from. A named repository is only read: its keys may be
+/// far away.
+fn tuf_root(options: &BuildOptions) -> Result<Vec<u8>> {
+    let (life, now) = (Lifetimes::default(), jiff::Timestamp::now());
+    let repository = match &options.tuf {
+        Some(dir) => Repository::open(dir, None, life)?,
+        None => {
+            let lab = Repository::open_or_init(&options.lab.join("tuf"), None, life, now)?;
+            lab.renew(now)?;
+            lab
+        }
+    };
+    let path = repository.root_file()?;
+    fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Files of a release directory that tell of the build rather than of the release.
@@ -349,19 +395,21 @@ fn initrd(os: &Path, tree: &Tree, kernel: &str, aliases: &str, init: &Path) -> R
     Ok(zstd::encode_all(&archive[..], 19)?)
 }
 
-fn compress(from: &Path, to: &Path, level: i32) -> Result<()> {
-    let mut encoder = zstd::Encoder::new(fs::File::create(to)?, level)?;
-    // Two workers give the same bytes on any number of processors; only one would differ.
-    encoder.multithread(2)?;
-    encoder.include_checksum(true)?;
-    // The host decodes in bounded memory: no window beyond 8 MiB.
-    encoder.window_log(23)?;
-    std::io::copy(&mut fs::File::open(from)?, &mut encoder)?;
-    encoder.finish()?;
+/// The image in frames, and the index that says which of them a host needs.
+fn compress(erofs: &Path, dir: &Path, tree: &verity::Tree, level: i32) -> Result<()> {
+    use delta::frames::{self, FRAME_SIZE};
+    let mut image = fs::File::open(erofs)?;
+    let size = image.metadata()?.len();
+    let mut packed = std::io::BufWriter::new(fs::File::create(dir.join("usr.erofs.zst"))?);
+    let lengths = frames::compress(&mut image, &mut packed, FRAME_SIZE, level)?;
+    packed.into_inner()?.sync_all()?;
+    let hashes = tree.leaves().to_vec();
+    let index = delta::reuse::BlockIndex::new(FRAME_SIZE, size, lengths, hashes);
+    fs::write(dir.join("usr.index"), index.to_bytes())?;
     Ok(())
 }
 
-fn published(dir: &Path, name: &str) -> Result<release::File> {
+pub(crate) fn published(dir: &Path, name: &str) -> Result<release::File> {
     let path = dir.join(name);
     Ok(release::File {
         name: name.parse()?,

@@ -37,6 +37,9 @@ pub struct BuildArgs {
     /// Sign with this key (PEM) instead of the lab's own
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
+    /// Hosts start from the newest root of this TUF repository instead of the lab's own
+    #[arg(long, env = "ORLOP_TUF", value_name = "DIR")]
+    pub tuf: Option<PathBuf>,
     /// Build even if nothing changed
     #[arg(long)]
     pub force: bool,
@@ -69,6 +72,7 @@ impl BuildArgs {
             force: self.force,
             directory: None,
             key: self.key.clone(),
+            tuf: self.tuf.clone(),
         }
     }
 }

@@ -14,6 +14,7 @@ pub(crate) fn digest(
     options: &BuildOptions,
     programs: &Binaries,
     key: &release::keys::SigningKey,
+    tuf_root: &[u8],
 ) -> Result<String> {
     let mut hash = Sha256::new();
     let mut dirs = vec![options.repo.join("os")];
@@ -39,6 +40,7 @@ pub(crate) fn digest(
     }
     hash.update(std::fs::read(&programs.init)?);
     hash.update(key.verifying_key().as_bytes());
+    hash.update(tuf_root);
     let source_date = source_date(&options.repo);
     hash.update(format!(
         "{} {:?} {:?} {} {source_date} {}",

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use host::conf::RebootType;
 use host::signals::{SIGHUP, SIGINT, SIGTERM, Signals};
 use host::systemd::Systemd;
 use jiff::Zoned;
@@ -23,7 +24,14 @@ pub fn run(root: &Path) -> Result<()> {
         Signals::watch(&[SIGTERM, SIGINT, SIGHUP]).context("cannot watch for signals")?;
     let mut state = State::new(read_policy(root));
     let reboot = || match root == Path::new("/") {
-        true => Ok(Systemd::connect()?.reboot()?),
+        true => {
+            let systemd = Systemd::connect()?;
+            match Policy::reboot_type(root) {
+                RebootType::Hard => systemd.reboot()?,
+                RebootType::Auto => systemd.soft_reboot()?,
+            }
+            Ok(())
+        }
         // The files of some other system say nothing about this machine.
         false => anyhow::bail!("{} is not the running system", root.display()),
     };

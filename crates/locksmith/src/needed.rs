@@ -1,4 +1,4 @@
-//! `/run/update-engine/reboot-needed`: `{"version":"2"}`, there only while a staged release waits.
+//! `/run/update-engine/reboot-needed`: `{"version":"2","soft":true}`, there only while a staged release waits.
 
 use std::path::Path;
 
@@ -26,6 +26,17 @@ pub fn read(root: &Path) -> Option<String> {
     }
 }
 
+/// Whether starting userspace anew is enough to get there.
+pub fn soft_is_enough(root: &Path) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Needed {
+        #[serde(default)]
+        soft: bool,
+    }
+    let text = std::fs::read(host::under(root, PATH)).unwrap_or_default();
+    serde_json::from_slice(&text).is_ok_and(|n: Needed| n.soft)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,6 +49,10 @@ mod tests {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, r#"{"version":"2","later":1}"#).unwrap();
         assert_eq!(read(dir.path()).as_deref(), Some("2"));
+        assert!(!soft_is_enough(dir.path()));
+        std::fs::write(&path, r#"{"version":"2","soft":true}"#).unwrap();
+        assert_eq!(read(dir.path()).as_deref(), Some("2"));
+        assert!(soft_is_enough(dir.path()));
         std::fs::write(&path, "").unwrap();
         assert_eq!(read(dir.path()).as_deref(), Some("an unnamed version"));
     }

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use host::UpdateConf;
-use host::conf::{ConfError, RebootStrategy, Window};
+use host::conf::{ConfError, RebootStrategy, RebootType, Window};
+
+use crate::needed;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -55,6 +57,15 @@ impl Policy {
                 },
                 None,
             ),
+        }
+    }
+
+    /// How to reboot now: of the whole machine, unless less was asked for and is enough.
+    pub fn reboot_type(root: &Path) -> RebootType {
+        let configured = UpdateConf::read_for_locksmith(root).map(|conf| conf.reboot_type);
+        match configured {
+            Ok(RebootType::Auto) if needed::soft_is_enough(root) => RebootType::Auto,
+            _ => RebootType::Hard,
         }
     }
 

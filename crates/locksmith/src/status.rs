@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use host::conf::RebootStrategy;
+use host::conf::{RebootStrategy, RebootType};
 use jiff::Zoned;
 use serde::Serialize;
 
@@ -18,6 +18,8 @@ pub struct Status {
     /// What is done instead of the configured strategy, and why.
     problem: Option<String>,
     window: Option<String>,
+    /// The kernel goes on, and userspace alone starts anew.
+    soft: bool,
     time_zone: String,
     /// The release that waits for the reboot.
     version: Option<String>,
@@ -55,6 +57,7 @@ pub fn read(root: &Path, now: &Zoned) -> Status {
         strategy,
         problem: policy.problem(strategy).map(str::to_owned),
         window: policy.window.map(|window| window.to_string()),
+        soft: Policy::reboot_type(root) == RebootType::Auto,
         // No name: what /etc/localtime is a copy of is unknown, or it is not there, which means UTC.
         time_zone: now
             .time_zone()
@@ -76,7 +79,8 @@ impl fmt::Display for Status {
             writeln!(f, "Problem:  {problem}")?;
         }
         writeln!(f, "Window:   {window} ({})", self.time_zone)?;
-        write!(f, "Plan:     {}", self.phase)
+        let how = if self.soft { " (soft-reboot)" } else { "" };
+        write!(f, "Plan:     {}{how}", self.phase)
     }
 }
 
@@ -124,7 +128,7 @@ mod tests {
         Window:   Thu 04:00 for 1h30m (Europe/Berlin)
         Plan:     will reboot into 2 at Thu 2026-11-26 04:00 CET
         "#);
-        insta::assert_snapshot!(json, @r#"{"strategy":"reboot","problem":null,"window":"Thu 04:00 for 1h30m","time_zone":"Europe/Berlin","version":"2","plan":"wait-for-window","at":"2026-11-26T04:00:00+01:00"}"#);
+        insta::assert_snapshot!(json, @r#"{"strategy":"reboot","problem":null,"window":"Thu 04:00 for 1h30m","soft":false,"time_zone":"Europe/Berlin","version":"2","plan":"wait-for-window","at":"2026-11-26T04:00:00+01:00"}"#);
     }
 
     #[test]
@@ -159,6 +163,6 @@ mod tests {
         Window:   any time (Europe/Berlin)
         Plan:     no release waits for a reboot
         "#);
-        insta::assert_snapshot!(json, @r#"{"strategy":"off","problem":null,"window":null,"time_zone":"Europe/Berlin","version":null,"plan":"idle","at":null}"#);
+        insta::assert_snapshot!(json, @r#"{"strategy":"off","problem":null,"window":null,"soft":false,"time_zone":"Europe/Berlin","version":null,"plan":"idle","at":null}"#);
     }
 }

@@ -12,18 +12,24 @@
 
 mod channel;
 pub mod dsse;
+mod flatcar;
 pub mod keys;
 mod manifest;
 pub mod omaha;
+#[cfg(feature = "schema")]
+mod schema;
 mod sha256;
 mod slot;
 pub mod status;
+pub mod tuf;
 mod version;
 
 pub use channel::{Channel, ChannelError};
 pub use dsse::{Verified, VerifyError};
+pub use flatcar::{FlatcarError, FlatcarRelease, PAYLOAD_MAGIC, Sha1, Sha1Error};
 pub use manifest::{
-    Compression, File, FileName, FileNameError, Manifest, ManifestError, Payload, Usr,
+    Compression, Delta, File, FileName, FileNameError, Manifest, ManifestError, Payload, UkiDelta,
+    Usr,
 };
 pub use sha256::{Sha256, Sha256Error};
 pub use slot::{Slot, SlotError};
@@ -31,6 +37,9 @@ pub use version::{Version, VersionError};
 
 /// The name of the signed manifest inside a release directory.
 pub const MANIFEST_FILE: &str = "manifest.dsse.json";
+
+/// In a release's `/usr`: what names its kernel part, as `kernel` in the manifest does.
+pub const KERNEL_FILE: &str = "usr/lib/orlop/kernel";
 
 /// Serde for types whose JSON form is their `Display`/`FromStr` text.
 macro_rules! serde_as_text {

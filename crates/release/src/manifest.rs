@@ -24,6 +24,13 @@ pub struct Manifest {
     pub created: u64,
     pub usr: Usr,
     pub uki: File,
+    /// Names kernel, initrd and command line. Hosts on which the same runs can go over to this release
+    /// without starting the kernel anew. None: nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Sha256>,
+    /// Smaller downloads for hosts that run one of these releases.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deltas: Vec<Delta>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sbom: Option<File>,
 }
@@ -36,6 +43,10 @@ pub struct Usr {
     /// Bytes of the image as it lies in the slot.
     pub size: u64,
     pub payload: Payload,
+    /// The hash of every block of the image and the length of every frame of the payload, so that
+    /// a host can fetch only what it does not have. None: the payload is not made of frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<File>,
 }
 
 /// The downloadable form of the image.
@@ -44,6 +55,25 @@ pub struct Payload {
     #[serde(flatten)]
     pub file: File,
     pub compression: Compression,
+}
+
+/// The way from one particular release. Hosts that do not know deltas take the payload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delta {
+    /// For people; what decides is the root hash.
+    pub from_version: Version,
+    pub from_root_hash: Sha256,
+    pub usr: File,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uki: Option<UkiDelta>,
+}
+
+/// From the UKI that was published with the other release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UkiDelta {
+    #[serde(flatten)]
+    pub file: File,
+    pub from_sha256: Sha256,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,16 +113,32 @@ pub enum ManifestError {
     DuplicateFile(String),
     #[error("the manifest has no architecture")]
     NoArchitecture,
+    #[error("the manifest has {0} deltas, at most {most} are allowed", most = Manifest::MOST_DELTAS)]
+    TooManyDeltas(usize),
+    #[error("two deltas start from the same root hash, one of them from version {0}")]
+    DuplicateDelta(Version),
 }
 
 impl Manifest {
     pub const FORMAT: u32 = 1;
 
+    /// Every host reads them all.
+    pub const MOST_DELTAS: usize = 64;
+
     /// Every file that is published beside the manifest itself.
     pub fn files(&self) -> impl Iterator<Item = &File> {
         [&self.usr.payload.file, &self.uki]
             .into_iter()
+            .chain(&self.usr.index)
+            .chain(self.deltas.iter().flat_map(Delta::files))
             .chain(&self.sbom)
+    }
+
+    /// The delta for a host that runs the release with this root hash.
+    pub fn delta_from(&self, root_hash: Sha256) -> Option<&Delta> {
+        self.deltas
+            .iter()
+            .find(|delta| delta.from_root_hash == root_hash)
     }
 
     /// Bytes that a host downloads to install this release in full.
@@ -111,6 +157,18 @@ impl Manifest {
         if self.architecture.is_empty() {
             return Err(ManifestError::NoArchitecture);
         }
+        if self.deltas.len() > Self::MOST_DELTAS {
+            return Err(ManifestError::TooManyDeltas(self.deltas.len()));
+        }
+        let mut sources: Vec<_> = self
+            .deltas
+            .iter()
+            .map(|delta| (delta.from_root_hash, &delta.from_version))
+            .collect();
+        sources.sort_unstable();
+        if let Some(pair) = sources.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(ManifestError::DuplicateDelta(pair[1].1.clone()));
+        }
         let mut names: Vec<&str> = self.files().map(|f| f.name.as_str()).collect();
         names.push(crate::MANIFEST_FILE);
         names.sort_unstable();
@@ -118,6 +176,12 @@ impl Manifest {
             Some(pair) => Err(ManifestError::DuplicateFile(pair[0].into())),
             None => Ok(()),
         }
+    }
+}
+
+impl Delta {
+    pub fn files(&self) -> impl Iterator<Item = &File> {
+        std::iter::once(&self.usr).chain(self.uki.as_ref().map(|uki| &uki.file))
     }
 }
 
@@ -182,8 +246,11 @@ pub(crate) mod tests {
                     file: file("usr.erofs.zst", "compressed"),
                     compression: Compression::Zstd,
                 },
+                index: None,
             },
             uki: file("uki.efi", "kernel"),
+            kernel: None,
+            deltas: Vec::new(),
             sbom: Some(file("sbom.spdx.json", "{}")),
         }
     }
@@ -222,6 +289,73 @@ pub(crate) mod tests {
             }
             "#);
         assert_eq!(serde_json::from_str::<Manifest>(&json).unwrap(), example());
+    }
+
+    fn with_delta() -> Manifest {
+        let file = |name: &str| File {
+            name: name.parse().unwrap(),
+            size: 3,
+            sha256: Sha256::of(name),
+        };
+        let mut manifest = example();
+        manifest.usr.index = Some(file("usr.index"));
+        manifest.deltas.push(Delta {
+            from_version: "1".parse().unwrap(),
+            from_root_hash: Sha256::of("old root"),
+            usr: file("usr-from-1.delta"),
+            uki: Some(UkiDelta {
+                file: file("uki-from-1.delta"),
+                from_sha256: Sha256::of("old kernel"),
+            }),
+        });
+        manifest
+    }
+
+    #[test]
+    fn deltas_are_files_of_the_release() {
+        let manifest = with_delta();
+        assert_eq!(manifest.check(), Ok(()));
+        let names: Vec<&str> = manifest.files().map(|f| f.name.as_str()).collect();
+        let expect = [
+            "usr.erofs.zst",
+            "uki.efi",
+            "usr.index",
+            "usr-from-1.delta",
+            "uki-from-1.delta",
+            "sbom.spdx.json",
+        ];
+        assert_eq!(names, expect);
+        let json = serde_json::to_string(&manifest).unwrap();
+        assert_eq!(serde_json::from_str::<Manifest>(&json).unwrap(), manifest);
+        let delta = manifest.delta_from(Sha256::of("old root")).unwrap();
+        assert_eq!(delta.usr.name.as_str(), "usr-from-1.delta");
+        assert_eq!(manifest.delta_from(Sha256::of("root")), None);
+    }
+
+    #[test]
+    fn nonsensical_deltas_are_named() {
+        let twice = |m: &mut Manifest| {
+            *m = with_delta();
+            let mut delta = m.deltas[0].clone();
+            delta.usr.name = "other.delta".parse().unwrap();
+            delta.uki = None;
+            m.deltas.push(delta);
+        };
+        check(
+            twice,
+            "two deltas start from the same root hash, one of them from version 1",
+        );
+        check(
+            |m| {
+                *m = with_delta();
+                m.deltas[0].usr.name = "uki.efi".parse().unwrap();
+            },
+            r#"the file name "uki.efi" is used twice"#,
+        );
+        check(
+            |m| m.deltas = vec![with_delta().deltas[0].clone(); 65],
+            "the manifest has 65 deltas, at most 64 are allowed",
+        );
     }
 
     #[test]

@@ -24,15 +24,22 @@ pub struct EngineStatus {
 }
 
 /// What update-engine is doing.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct UpdateStatus {
     pub state: UpdateState,
     /// 0 to 1 while downloading or writing.
     pub progress: Option<f64>,
+    /// What is being downloaded or written, and how many bytes come over the network for it.
+    #[serde(default)]
+    pub version: Option<Version>,
+    #[serde(default)]
+    pub size: Option<u64>,
     pub last_check: Option<Timestamp>,
     pub last_error: Option<String>,
 }
 
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UpdateState {
@@ -48,13 +55,18 @@ pub enum UpdateState {
 }
 
 /// A release and where it lies.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotRelease {
     pub version: Version,
     pub slot: Slot,
+    /// The kernel that runs is its own too: `systemctl soft-reboot` is enough to get there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub soft_reboot: bool,
 }
 
 /// A release that did not become healthy here.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedRelease {
     pub version: Version,
@@ -82,6 +94,7 @@ pub struct SlotStatus {
 }
 
 /// How this boot is doing.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
@@ -116,6 +129,7 @@ impl std::fmt::Display for Health {
 }
 
 /// `orlop status -o json` on a host. Scripts read it: fields are added, never renamed.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HostStatus {
     pub version: Version,
@@ -148,6 +162,7 @@ mod tests {
             health: Health::Healthy,
             staged: None,
             rollback: Some(SlotRelease {
+                soft_reboot: false,
                 version: version("1"),
                 slot: Slot::A,
             }),
@@ -160,6 +175,8 @@ mod tests {
             update: UpdateStatus {
                 state: UpdateState::Downloading,
                 progress: Some(0.5),
+                version: Some(version("4")),
+                size: Some(1000),
                 last_check: Some(Timestamp::UNIX_EPOCH),
                 last_error: None,
             },
@@ -191,6 +208,8 @@ mod tests {
               "update": {
                 "state": "downloading",
                 "progress": 0.5,
+                "version": "4",
+                "size": 1000,
                 "last_check": "1970-01-01T00:00:00Z",
                 "last_error": null
               },

@@ -10,17 +10,23 @@ use anyhow::Context as _;
 use host::child;
 use host::cmdline::Cmdline;
 use host::os_release::OsRelease;
+use host::running;
 use release::status::SlotStatus;
 use serde::{Deserialize, Serialize};
 
+use crate::good::TRIES;
 use crate::paths::Paths;
-use crate::slots::{Access, Source};
+use crate::slots::{Access, Source, to_disk};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 const MOST_UNITS: usize = 8;
 const LOG_LINES: &str = "5";
+/// The server shows it in a line.
+const LONGEST_TAIL: usize = 600;
 
-/// On the kernel command line: seconds of uptime, or `off`. Only later than the timer that
+const TARGET: &str = "boot-complete.target";
+
+/// On the kernel command line: seconds of uptime (or since a soft-reboot), or `off`. Only later than the timer that
 /// starts us is possible; an earlier one is a drop-in of that timer.
 const DEADLINE: &str = "orlop.boot-deadline";
 
@@ -45,6 +51,9 @@ struct Unit {
 enum Verdict {
     /// The boot loader tries this slot again, or the other one.
     Reboot,
+    /// The other slot at once: a soft-reboot led here, so no try was counted, and what ran before is
+    /// known to be good.
+    GoBack,
     Stay(&'static str),
 }
 
@@ -75,12 +84,25 @@ pub fn run(source: &Source, deadline: bool, reboot: bool) -> anyhow::Result<()> 
             tracing::warn!("{e:#}");
             Vec::new()
         });
-    match verdict(&slots) {
+    let soft = running::soft_reboot(&source.root);
+    let verdict = verdict(&slots, soft.is_some_and(|soft| soft.changed));
+    if verdict == Verdict::GoBack
+        && reboot
+        && let Err(e) = give_up(source)
+    {
+        // The boot loader counts the tries, as after any other boot.
+        tracing::error!("this slot keeps its tries: {e:#}");
+    }
+    let verdict = match verdict {
+        Verdict::Reboot if reboot => begin_to_count(source),
+        verdict => verdict,
+    };
+    match verdict {
         Verdict::Stay(why) => tracing::error!("not rebooting: {why}"),
-        Verdict::Reboot if !reboot => tracing::error!("would reboot"),
+        Verdict::Reboot | Verdict::GoBack if !reboot => tracing::error!("would reboot"),
         // Once --force: the service manager unmounts and syncs, but does not wait for units,
         // of which one may be what hangs.
-        Verdict::Reboot => drop(child::run(
+        Verdict::Reboot | Verdict::GoBack => drop(child::run(
             Command::new("systemctl").args(["reboot", "--force"]),
         )?),
     }
@@ -89,7 +111,7 @@ pub fn run(source: &Source, deadline: bool, reboot: bool) -> anyhow::Result<()> 
 
 /// Rebooting must lead to something else in the end, or a broken machine would do nothing but
 /// reboot, and nobody could look at it.
-fn verdict(slots: &[SlotStatus]) -> Verdict {
+fn verdict(slots: &[SlotStatus], soft: bool) -> Verdict {
     let armed = |booted| {
         slots
             .iter()
@@ -97,8 +119,35 @@ fn verdict(slots: &[SlotStatus]) -> Verdict {
     };
     match slots.iter().find(|s| s.booted).and_then(|s| s.tries_left) {
         None => Verdict::Stay("this system was not started from a boot entry with tries"),
+        Some(_) if soft && armed(false) => Verdict::GoBack,
         Some(_) if armed(true) || armed(false) => Verdict::Reboot,
         Some(_) => Verdict::Stay("neither slot has tries left, so this one would only start again"),
+    }
+}
+
+/// No tries left, so that the boot loader takes the other slot.
+fn give_up(source: &Source) -> anyhow::Result<()> {
+    let disk = source.open(Access::Write)?;
+    let slot = to_disk(disk.booted);
+    Ok(disk.esp()?.set_tries(slot, 0, TRIES)?)
+}
+
+/// A release that is not counted would be started for ever. Power cuts may do that to it, failures not.
+fn begin_to_count(source: &Source) -> Verdict {
+    let count = || -> anyhow::Result<()> {
+        let disk = source.open(Access::Write)?;
+        if disk.entry(disk.booted)?.is_some_and(|entry| !entry.counted) {
+            // This start was the first.
+            disk.esp()?.set_tries(to_disk(disk.booted), TRIES - 1, 1)?;
+        }
+        Ok(())
+    };
+    match count() {
+        Ok(()) => Verdict::Reboot,
+        Err(e) => {
+            tracing::error!("{e:#}");
+            Verdict::Stay("the tries of this slot cannot be counted, so it might do so for ever")
+        }
     }
 }
 
@@ -113,7 +162,8 @@ fn wait_for_deadline(paths: &Paths, source: &Source) -> anyhow::Result<()> {
             .parse()
             .with_context(|| format!("{DEADLINE}={text}: use seconds, or off"))?,
     };
-    while uptime().as_secs() < seconds && !paths.good().exists() {
+    let began = running::soft_reboot(&source.root).map_or(0, |soft| soft.at);
+    while uptime().as_secs().saturating_sub(began) < seconds && !paths.good().exists() {
         std::thread::sleep(Duration::from_secs(1));
     }
     Ok(())
@@ -134,7 +184,7 @@ fn record(paths: &Paths, source: &Source, reason: String, units: Vec<Unit>) -> a
             .running()?
             .context("no usrhash= on the kernel command line")?
             .to_string(),
-        boot_id: host::machine::boot_id(&source.root)?,
+        boot_id: running::boot(&source.root)?,
         reason,
         units,
     };
@@ -154,7 +204,21 @@ fn diagnose(why: &str) -> (String, Vec<Unit>) {
         .map(|text| failed_units(&text));
     let pending = ask(&["list-jobs", "--no-legend", "--plain", "--no-pager"])
         .map(|text| pending_units(&text));
-    let (failed, pending) = (failed.unwrap_or_default(), pending.unwrap_or_default());
+    let (mut failed, mut pending) = (failed.unwrap_or_default(), pending.unwrap_or_default());
+    // What decides comes first: other units may fail without harm.
+    let required = ask(&[
+        "show",
+        TARGET,
+        "--property=Requires",
+        "--value",
+        "--no-pager",
+    ]);
+    let required = required.unwrap_or_default();
+    let harmless = |unit: &String| !required.split_ascii_whitespace().any(|r| r == unit);
+    failed.sort_by_key(harmless);
+    pending.sort_by_key(harmless);
+    failed.truncate(MOST_UNITS);
+    pending.truncate(MOST_UNITS);
     let log = |unit: &String| Unit {
         unit: unit.clone(),
         log: log(unit),
@@ -168,7 +232,7 @@ fn diagnose(why: &str) -> (String, Vec<Unit>) {
     (reason(why, &failed, &pending, &units), units)
 }
 
-/// `boot-complete.target failed; failed: ssh.service; ssh.service said: bad configuration`
+/// `boot-complete.target failed; failed: ssh.service; ssh.service said: reading … | bad configuration`
 fn reason(why: &str, failed: &[String], pending: &[String], units: &[Unit]) -> String {
     let mut reason = why.to_owned();
     for (what, units) in [("failed", failed), ("still starting", pending)] {
@@ -176,11 +240,28 @@ fn reason(why: &str, failed: &[String], pending: &[String], units: &[Unit]) -> S
             reason += &format!("; {what}: {}", units.join(", "));
         }
     }
-    let last = units.iter().find_map(|u| Some((&u.unit, u.log.last()?)));
-    if let Some((unit, line)) = last {
-        reason += &format!("; {unit} said: {line}");
+    if let Some(unit) = units.iter().find(|u| !u.log.is_empty()) {
+        reason += &format!("; {} said: {}", unit.unit, tail(&unit.log));
     }
     reason
+}
+
+/// The last lines, as many as there is room for; the last one in any case.
+fn tail(log: &[String]) -> String {
+    let mut room = LONGEST_TAIL;
+    let fits = |line: &&String| {
+        let fits = line.len() <= room || room == LONGEST_TAIL;
+        room = room.saturating_sub(line.len() + 3);
+        fits
+    };
+    let mut lines: Vec<&str> = log
+        .iter()
+        .rev()
+        .take_while(fits)
+        .map(|l| l.trim())
+        .collect();
+    lines.reverse();
+    lines.join(" | ")
 }
 
 fn ask(arguments: &[&str]) -> Option<String> {
@@ -193,7 +274,16 @@ fn ask(arguments: &[&str]) -> Option<String> {
     }
 }
 
+/// What it said itself, else what the service manager said about it.
 fn log(unit: &str) -> Vec<String> {
+    let own = journal(&[&format!("_SYSTEMD_UNIT={unit}")]);
+    match own.is_empty() {
+        true => journal(&["--unit", unit]),
+        false => own,
+    }
+}
+
+fn journal(matches: &[&str]) -> Vec<String> {
     let arguments = [
         "--boot",
         "--output=cat",
@@ -201,9 +291,8 @@ fn log(unit: &str) -> Vec<String> {
         "--quiet",
         "--lines",
         LOG_LINES,
-        "--unit",
-        unit,
     ];
+    let arguments = arguments.iter().chain(matches);
     match child::run_within(Command::new("journalctl").args(arguments), PATIENCE) {
         Ok(output) => output
             .text()
@@ -220,11 +309,7 @@ fn failed_units(json: &str) -> Vec<String> {
         unit: String,
     }
     let listed: Vec<Listed> = serde_json::from_str(json).unwrap_or_default();
-    listed
-        .into_iter()
-        .map(|l| l.unit)
-        .take(MOST_UNITS)
-        .collect()
+    listed.into_iter().map(|l| l.unit).collect()
 }
 
 /// `12 sshd.service start running`, running jobs only: the waiting ones wait for those.
@@ -236,7 +321,6 @@ fn pending_units(text: &str) -> Vec<String> {
         [_, unit, "start", "running", ..] if !OURSELVES.contains(&unit) => Some(unit.to_owned()),
         _ => None,
     })
-    .take(MOST_UNITS)
     .collect()
 }
 
@@ -257,7 +341,7 @@ mod tests {
             tries_done: tries_left.map(|n| 3 - n),
         };
         assert_eq!(
-            verdict(&[slot(Slot::A, other), slot(Slot::B, booted)]),
+            verdict(&[slot(Slot::A, other), slot(Slot::B, booted)], false),
             *expect
         );
     }
@@ -282,9 +366,27 @@ mod tests {
             &Verdict::Stay("this system was not started from a boot entry with tries"),
         );
         assert_eq!(
-            verdict(&[]),
+            verdict(&[], false),
             Verdict::Stay("this system was not started from a boot entry with tries")
         );
+    }
+
+    #[test]
+    fn a_soft_reboot_goes_back_at_once() {
+        let slot = |slot, tries_left: Option<u8>| SlotStatus {
+            slot,
+            booted: slot == Slot::B,
+            version: None,
+            root_hash: None,
+            tries_left,
+            tries_done: tries_left.map(|_| 0),
+        };
+        let of = |other, booted| verdict(&[slot(Slot::A, other), slot(Slot::B, booted)], true);
+        assert_eq!(of(Some(3), Some(3)), Verdict::GoBack);
+        // With nothing to go back to it is a boot like any other.
+        assert_eq!(of(Some(0), Some(3)), Verdict::Reboot);
+        assert_eq!(of(None, Some(3)), Verdict::Reboot);
+        assert!(matches!(of(Some(3), None), Verdict::Stay(_)));
     }
 
     #[test]
@@ -305,9 +407,13 @@ mod tests {
                 &names(&["c.service"]),
                 &units
             ),
-            "boot-complete.target failed; failed: a.service, b.service; still starting: c.service; b.service said: last"
+            "boot-complete.target failed; failed: a.service, b.service; still starting: c.service; b.service said: first | last"
         );
         assert_eq!(reason("too late", &[], &[], &[]), "too late");
+        let long = ["x".repeat(500), "y".repeat(200), "z".repeat(700)];
+        assert_eq!(tail(&long), long[2]);
+        assert_eq!(tail(&long[..2]), long[1]);
+        assert_eq!(tail(&[]), "");
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The end of a boot that went well.
 //!
-//! The running slot's entry gets all its tries back. It keeps a counter even so: a slot that is
-//! good today and unreadable next month runs out of tries too, and the host falls back by itself.
+//! The running slot's entry gets all its tries back. It keeps a counter as long as the other slot has a
+//! release that proved itself: a slot that is good today and unreadable next month runs out of tries too,
+//! and the host falls back by itself. Where there is nothing to fall back to it is not counted, or power
+//! cuts alone would use its tries up.
 
 use std::fs::{self, OpenOptions};
 
 use anyhow::Context as _;
+use disk::esp::Entry;
 use release::status::SlotStatus;
 use serde_json::Value;
 
@@ -13,7 +16,7 @@ use crate::paths::Paths;
 use crate::slots::{Access, NoDisk, Source, to_disk};
 use crate::wire;
 
-const TRIES: u8 = 3;
+pub(crate) const TRIES: u8 = 3;
 
 pub fn run(source: &Source) -> anyhow::Result<()> {
     let paths = Paths::new(&source.root);
@@ -56,16 +59,33 @@ fn rearm(source: &Source) -> anyhow::Result<Option<Vec<SlotStatus>>> {
         Some(entry) if !entry.valid => {
             tracing::warn!("slot {slot} has a boot entry that cannot be started")
         }
-        Some(entry) if (entry.tries_left, entry.tries_done) == (TRIES, 0) => {}
-        Some(_) => {
-            disk.esp()?
-                .set_tries(to_disk(slot), TRIES, 0)
-                .with_context(|| format!("cannot re-arm slot {slot}"))?;
-            tracing::info!("slot {slot} has {TRIES} tries again");
+        Some(entry) => {
+            let count = is_to_be_counted(&entry, disk.entry(disk.passive())?.as_ref());
+            let full = (entry.tries_left, entry.tries_done) == (TRIES, 0);
+            if count && !(entry.counted && full) {
+                disk.esp()?
+                    .set_tries(to_disk(slot), TRIES, 0)
+                    .with_context(|| format!("cannot re-arm slot {slot}"))?;
+                tracing::info!("slot {slot} has {TRIES} tries again");
+            }
+            if !count && entry.counted {
+                disk.esp()?
+                    .uncount(to_disk(slot))
+                    .with_context(|| format!("cannot re-arm slot {slot}"))?;
+                tracing::info!("slot {slot} is not counted: there is nothing to fall back to");
+            }
         }
         None => tracing::info!("slot {slot} has no boot entry: the kernel was started directly"),
     }
     Ok(Some(disk.slots()?))
+}
+
+/// Whether running out of tries would lead anywhere. What was staged over an uncounted release has not
+/// proved itself yet.
+fn is_to_be_counted(running: &Entry, other: Option<&Entry>) -> bool {
+    other
+        .filter(|other| other.is_bootable())
+        .is_some_and(|other| running.counted || !other.counted)
 }
 
 fn flush_state(source: &Source) -> anyhow::Result<()> {

@@ -53,6 +53,9 @@ pub struct Staging {
     pub id: Sha256,
     pub root_hash: Sha256,
     pub epoch: u64,
+    /// Names its kernel part, if its manifest does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Sha256>,
     pub slot: Slot,
     /// The version that ran meanwhile.
     pub from: Version,
@@ -60,6 +63,9 @@ pub struct Staging {
     pub boot_id: String,
     /// The writer said that it is done.
     pub committed: bool,
+    /// Somebody wants no reboot for it. It boots all the same, whenever there is one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +126,33 @@ pub enum Code {
     FellBack = 50,
     /// The operator went back from it.
     RolledBack = 51,
+    /// What TUF's metadata is refused for; see [`release::tuf::Code`].
+    MetadataMalformed = 60,
+    MetadataBelowThreshold = 61,
+    MetadataWrongRole = 62,
+    MetadataRollback = 63,
+    MetadataExpired = 64,
+    MetadataMixAndMatch = 65,
+    MetadataEndless = 66,
+    WrongTarget = 67,
+    NoTarget = 68,
+}
+
+impl From<release::tuf::Code> for Code {
+    fn from(code: release::tuf::Code) -> Self {
+        use release::tuf::Code as Tuf;
+        match code {
+            Tuf::Malformed => Self::MetadataMalformed,
+            Tuf::BelowThreshold => Self::MetadataBelowThreshold,
+            Tuf::WrongRole => Self::MetadataWrongRole,
+            Tuf::Rollback => Self::MetadataRollback,
+            Tuf::Expired => Self::MetadataExpired,
+            Tuf::MixAndMatch => Self::MetadataMixAndMatch,
+            Tuf::Endless => Self::MetadataEndless,
+            Tuf::WrongTarget => Self::WrongTarget,
+            Tuf::NoTarget => Self::NoTarget,
+        }
+    }
 }
 
 impl Code {

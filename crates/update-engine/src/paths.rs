@@ -24,8 +24,33 @@ impl Paths {
         under(&self.root, "/usr/lib/orlop/keys")
     }
 
+    /// TUF's root metadata; also part of it.
+    pub(crate) fn tuf_root(&self) -> PathBuf {
+        under(&self.root, "/usr/lib/orlop/tuf/root.json")
+    }
+
+    /// The metadata that the daemon believed last.
+    pub(crate) fn metadata(&self) -> PathBuf {
+        under(&self.root, "/var/lib/update-engine/tuf")
+    }
+
+    /// The writer's own, which the daemon cannot change.
+    pub(crate) fn writer_metadata(&self) -> PathBuf {
+        under(&self.root, "/var/lib/update-writer/tuf")
+    }
+
+    /// What root allows for a while.
+    pub(crate) fn overrides(&self) -> PathBuf {
+        under(&self.root, "/run/orlop/update-overrides.json")
+    }
+
     pub(crate) fn state(&self) -> PathBuf {
         under(&self.root, "/var/lib/update-engine/state.json")
+    }
+
+    /// What worked when the staged release was written.
+    pub(crate) fn before(&self) -> PathBuf {
+        under(&self.root, "/var/lib/update-engine/before.json")
     }
 
     pub(crate) fn downloads(&self) -> PathBuf {
@@ -38,6 +63,11 @@ impl Paths {
 
     pub(crate) fn status(&self) -> PathBuf {
         under(&self.root, "/run/update-engine/status.json")
+    }
+
+    /// For node_exporter.
+    pub(crate) fn metrics(&self) -> PathBuf {
+        under(&self.root, "/run/update-engine/update-engine.prom")
     }
 
     /// Its existence is what starts locksmith.

@@ -14,8 +14,7 @@ use disk::gpt::{ESP, Table};
 use disk::io::Window;
 use disk::sysfs;
 use disk::verity::RootHash;
-use host::cmdline::Cmdline;
-use host::under;
+use host::{running, under};
 use release::status::SlotStatus;
 use release::{Sha256, Slot};
 use rustix::fs::FlockOperation;
@@ -61,8 +60,8 @@ pub(crate) enum Access {
 impl Source {
     /// The root hash of the running `/usr`; none on a system without verity.
     pub(crate) fn running(&self) -> anyhow::Result<Option<RootHash>> {
-        let cmdline = Cmdline::read(&self.root)?;
-        let hash = cmdline.get("usrhash").map(str::parse).transpose();
+        let hash = running::root_hash(&self.root)?;
+        let hash = hash.map(|hash| hash.parse()).transpose();
         hash.context("usrhash= on the kernel command line")
     }
 

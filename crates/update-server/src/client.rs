@@ -6,13 +6,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use release::dsse::{Envelope, VerifyError};
-use release::{Channel, MANIFEST_FILE, Manifest, Sha256, Version};
+use release::{
+    Channel, File as Described, FileName, FlatcarRelease, MANIFEST_FILE, PAYLOAD_MAGIC, Sha1,
+    Sha256, Version,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body, RequestBuilder, SendBody};
 
-use crate::api::{ChannelState, ErrorBody, Event, Host, Release, ServerHealth, SetChannel};
+use crate::api::{
+    Activity, AssignHost, ChannelState, ErrorBody, Event, GroupState, Host, MakeToken, NewToken,
+    Overview, Promote, Release, Role, RolloutState, ServerHealth, SetChannel, SetGroup, TokenState,
+    Withdraw,
+};
+
+/// Hosts come in parts of this size.
+const HOSTS_AT_ONCE: usize = 5000;
 
 /// A server to talk to.
 #[derive(Clone, Debug)]
@@ -20,6 +31,35 @@ pub struct Server {
     agent: Agent,
     url: String,
     token: Option<String>,
+}
+
+/// A release of Flatcar's, as it lies here.
+#[derive(Clone, Debug)]
+pub struct FlatcarFiles {
+    pub version: Version,
+    /// `x86-64` or `arm64`.
+    pub architecture: String,
+    pub minimum_source_version: Option<Version>,
+    pub payload: PathBuf,
+    pub extensions: Vec<PathBuf>,
+}
+
+/// Whose rollouts are meant.
+#[derive(Clone, Copy, Debug)]
+pub enum Rollouts<'a> {
+    Group(&'a str),
+    /// Every group on it.
+    Channel(&'a str),
+}
+
+/// A name as a part of a path.
+fn segment(name: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let byte = |b: u8| match plain(b) {
+        true => char::from(b).to_string(),
+        false => format!("%{b:02X}"),
+    };
+    name.bytes().map(byte).collect()
 }
 
 /// What became of a publication.
@@ -61,6 +101,14 @@ pub enum ClientError {
         found: u64,
         expected: u64,
     },
+    #[error("cannot read {}", path.display())]
+    Payload { path: PathBuf, source: io::Error },
+    #[error("{} is no payload for update_engine", .0.display())]
+    NoPayload(PathBuf),
+    #[error("{} cannot be the name of a file of a release", .0.display())]
+    FileName(PathBuf),
+    #[error("the release of Flatcar's is refused: {0}")]
+    Flatcar(#[from] release::FlatcarError),
     #[error("the server has another build of release {version} already")]
     OtherBuild { version: Version },
 }
@@ -81,6 +129,13 @@ impl ClientError {
             Self::Size { .. } => {
                 Some("the build was interrupted or changed: build the release again")
             }
+            Self::NoPayload(_) | Self::Payload { .. } => {
+                Some("take Flatcar's flatcar_production_update.gz, which begins with CrAU")
+            }
+            Self::FileName(_) => Some(
+                "rename it: up to 100 letters, digits, '.', '_' and '-', not starting with '.'",
+            ),
+            Self::Flatcar(_) => None,
             Self::OtherBuild { .. } => {
                 Some("a published release never changes: build with a higher --version")
             }
@@ -123,8 +178,155 @@ impl Server {
         self.get("/health")
     }
 
+    /// All of them, by name.
     pub fn hosts(&self) -> Result<Vec<Host>> {
-        self.get("/api/v1/hosts")
+        let mut all: Vec<Host> = vec![];
+        loop {
+            let path = format!("/api/v1/hosts?limit={HOSTS_AT_ONCE}&offset={}", all.len());
+            let part: Vec<Host> = self.get(&path)?;
+            let last = part.len() < HOSTS_AT_ONCE;
+            all.extend(part);
+            if last {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Hosts whose name or machine id begins with this.
+    pub fn find_hosts(&self, search: &str) -> Result<Vec<Host>> {
+        let request = self.authorized(self.agent.get(self.address("/api/v1/hosts")));
+        self.read(request.query("search", search).query("limit", "100").call())
+    }
+
+    pub fn overview(&self) -> Result<Overview> {
+        self.get("/api/v1/overview")
+    }
+
+    /// The newest of every group.
+    pub fn rollouts(&self) -> Result<Vec<RolloutState>> {
+        self.get("/api/v1/rollouts")
+    }
+
+    pub fn groups(&self) -> Result<Vec<GroupState>> {
+        self.get("/api/v1/groups")
+    }
+
+    /// Newest first; of people alone, or all.
+    pub fn activity(&self, people_only: bool) -> Result<Vec<Activity>> {
+        self.get(&format!("/api/v1/activity?people={people_only}"))
+    }
+
+    pub fn set_group(&self, name: &str, group: &SetGroup) -> Result<GroupState> {
+        self.change(
+            "PUT",
+            &format!("/api/v1/groups/{}", segment(name)),
+            Some(group),
+        )
+    }
+
+    pub fn remove_group(&self, name: &str) -> Result<()> {
+        let path = self.address(&format!("/api/v1/groups/{}", segment(name)));
+        self.check(self.authorized(self.agent.delete(path)).call())?;
+        Ok(())
+    }
+
+    /// Puts a host into a group; none leaves it to the host.
+    pub fn assign_host(&self, machine_id: &str, group: Option<&str>) -> Result<Host> {
+        let path = format!("/api/v1/hosts/{}", segment(machine_id));
+        let group = group.map(str::to_owned);
+        self.change("PUT", &path, Some(&AssignHost { group }))
+    }
+
+    /// Forgets a host that is no more.
+    pub fn forget_host(&self, machine_id: &str) -> Result<()> {
+        let path = self.address(&format!("/api/v1/hosts/{}", segment(machine_id)));
+        self.check(self.authorized(self.agent.delete(path)).call())?;
+        Ok(())
+    }
+
+    /// Gives `to` the release that `from` has.
+    pub fn promote(&self, from: &Channel, to: &Channel) -> Result<ChannelState> {
+        let from = from.clone();
+        self.change(
+            "POST",
+            &format!("/api/v1/channels/{to}/promote"),
+            Some(&Promote { from }),
+        )
+    }
+
+    /// Stops handing out the release of a group, or of all groups on a channel; or goes on.
+    pub fn pause_or_resume(&self, of: Rollouts<'_>, pause: bool) -> Result<Vec<RolloutState>> {
+        let (kind, name) = match of {
+            Rollouts::Group(name) => ("rollouts", name),
+            Rollouts::Channel(name) => ("channels", name),
+        };
+        let verb = if pause { "pause" } else { "resume" };
+        let path = format!("/api/v1/{kind}/{}/{verb}", segment(name));
+        self.change("POST", &path, None::<&()>)
+    }
+
+    /// Has a release offered to nobody any more (with the reason), or allows it again.
+    pub fn withdraw(&self, version: &Version, reason: Option<&str>) -> Result<()> {
+        let base = format!("/api/v1/releases/{version}");
+        let response = match reason {
+            Some(reason) => {
+                let reason = reason.to_owned();
+                self.send(
+                    "POST",
+                    &format!("{base}/withdraw"),
+                    Some(&Withdraw { reason }),
+                )
+            }
+            None => self.send("POST", &format!("{base}/restore"), None::<&()>),
+        };
+        self.check(response)?;
+        Ok(())
+    }
+
+    pub fn tokens(&self) -> Result<Vec<TokenState>> {
+        self.read(
+            self.authorized(self.agent.get(self.address("/api/v1/tokens")))
+                .call(),
+        )
+    }
+
+    pub fn make_token(&self, name: &str, role: Role) -> Result<NewToken> {
+        let name = name.to_owned();
+        self.change("POST", "/api/v1/tokens", Some(&MakeToken { name, role }))
+    }
+
+    pub fn remove_token(&self, name: &str) -> Result<()> {
+        let path = self.address(&format!("/api/v1/tokens/{}", segment(name)));
+        self.check(self.authorized(self.agent.delete(path)).call())?;
+        Ok(())
+    }
+
+    fn change<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T> {
+        self.read(self.send(method, path, body))
+    }
+
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> std::result::Result<Response<Body>, ureq::Error> {
+        let request = match method {
+            "PUT" => self.agent.put(self.address(path)),
+            _ => self.agent.post(self.address(path)),
+        };
+        let request = self.authorized(request);
+        match body {
+            Some(body) => request
+                .header("content-type", "application/json")
+                .send(&serde_json::to_vec(body).unwrap_or_default()[..]),
+            None => request.send_empty(),
+        }
     }
 
     /// Newest first.
@@ -138,7 +340,7 @@ impl Server {
 
     /// Newest first; of one machine id, or of all.
     pub fn events(&self, host: Option<&str>) -> Result<Vec<Event>> {
-        let mut request = self.agent.get(self.address("/api/v1/events"));
+        let mut request = self.authorized(self.agent.get(self.address("/api/v1/events")));
         if let Some(host) = host {
             request = request.query("host", host);
         }
@@ -147,18 +349,11 @@ impl Server {
 
     /// Points a channel, new or known, at a finished release.
     pub fn set_channel(&self, name: &Channel, version: &Version) -> Result<ChannelState> {
-        let body = serde_json::to_vec(&SetChannel {
-            version: version.clone(),
-        })
-        .unwrap_or_default();
-        let request = self.authorized(
-            self.agent
-                .put(self.address(&format!("/api/v1/channels/{name}"))),
-        );
-        self.read(
-            request
-                .header("content-type", "application/json")
-                .send(&body[..]),
+        let version = version.clone();
+        self.change(
+            "PUT",
+            &format!("/api/v1/channels/{name}"),
+            Some(&SetChannel { version }),
         )
     }
 
@@ -170,8 +365,62 @@ impl Server {
         channel: &Channel,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Publication> {
-        let upload = Upload::prepare(dir)?;
-        let (version, id) = (upload.manifest.version.clone(), upload.id);
+        let publication = self.upload(dir, channel, progress)?;
+        self.set_channel(channel, &publication.version)?;
+        Ok(publication)
+    }
+
+    /// Sends files of a TUF repository, in this order.
+    pub fn send_tuf(&self, files: &[(String, Vec<u8>)]) -> Result<()> {
+        for (name, bytes) in files {
+            let path = self.address(&format!("/api/v1/tuf/{name}"));
+            let request = self.authorized(self.agent.put(path));
+            self.check(
+                request
+                    .header("content-type", "application/json")
+                    .send(&bytes[..]),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Whether hosts find TUF metadata here.
+    pub fn has_tuf(&self) -> Result<bool> {
+        let path = self.address("/releases/tuf/timestamp.json");
+        match self.check(self.agent.get(path).call()) {
+            Ok(_) => Ok(true),
+            Err(ClientError::Refused { status: 404, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As [`Self::publish`], but hosts are not told yet.
+    pub fn upload(
+        &self,
+        dir: &Path,
+        channel: &Channel,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Publication> {
+        self.upload_all(&Upload::prepare(dir)?, channel, progress)
+    }
+
+    /// Sends a release of Flatcar's; no channel points at it yet.
+    pub fn upload_flatcar(
+        &self,
+        files: &FlatcarFiles,
+        channel: &Channel,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Publication> {
+        self.upload_all(&Upload::flatcar(files)?, channel, progress)
+    }
+
+    fn upload_all(
+        &self,
+        upload: &Upload,
+        channel: &Channel,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Publication> {
+        let (version, id) = (upload.version.clone(), upload.id);
         let there = self
             .releases()?
             .into_iter()
@@ -180,11 +429,10 @@ impl Server {
             Some(release) if release.id == id => false,
             Some(_) => return Err(ClientError::OtherBuild { version }),
             None => {
-                self.send_files(&upload, progress)?;
+                self.send_files(upload, progress)?;
                 true
             }
         };
-        self.set_channel(channel, &version)?;
         let bytes = if uploaded { upload.total() } else { 0 };
         Ok(Publication {
             version,
@@ -198,7 +446,11 @@ impl Server {
     fn send_files(&self, upload: &Upload, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
         let total = upload.total();
         let mut sent = 0;
-        let base = format!("/api/v1/releases/{}", upload.manifest.version);
+        let base = format!("/api/v1/releases/{}", upload.version);
+        let first = self.address(&format!("{base}/{MANIFEST_FILE}"));
+        let first = self.authorized(self.agent.put(first));
+        self.check(first.send(&upload.description[..]))?;
+        sent += upload.description.len() as u64;
         for (path, size) in &upload.files {
             let file = File::open(path).map_err(|source| ClientError::File {
                 path: path.clone(),
@@ -236,7 +488,7 @@ impl Server {
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        self.read(self.agent.get(self.address(path)).call())
+        self.read(self.authorized(self.agent.get(self.address(path))).call())
     }
 
     fn read<T: DeserializeOwned>(
@@ -285,9 +537,10 @@ impl Server {
 
 /// A release directory that is worth sending: its files are there and have the right sizes.
 struct Upload {
-    manifest: Manifest,
+    version: Version,
     id: Sha256,
-    /// The manifest first: the server takes only files that it names.
+    /// The manifest, which goes first: the server takes only files that it names.
+    description: Vec<u8>,
     files: Vec<(PathBuf, u64)>,
 }
 
@@ -306,7 +559,7 @@ impl Upload {
             path: path.clone(),
             source,
         })?;
-        let mut files = vec![(path, bytes.len() as u64)];
+        let mut files = vec![];
         for file in manifest.files() {
             let path = dir.join(&file.name);
             let found = match std::fs::metadata(&path) {
@@ -323,15 +576,81 @@ impl Upload {
             files.push((path, file.size));
         }
         Ok(Self {
-            manifest,
+            version: manifest.version,
             id,
+            description: bytes,
+            files,
+        })
+    }
+
+    fn flatcar(of: &FlatcarFiles) -> Result<Self> {
+        let (payload, payload_sha1, begins) = describe(&of.payload)?;
+        if begins != PAYLOAD_MAGIC {
+            return Err(ClientError::NoPayload(of.payload.clone()));
+        }
+        let mut files = vec![(of.payload.clone(), payload.size)];
+        let mut extensions = vec![];
+        for path in &of.extensions {
+            let (file, ..) = describe(path)?;
+            files.push((path.clone(), file.size));
+            extensions.push(file);
+        }
+        let release = FlatcarRelease {
+            version: of.version.clone(),
+            architecture: of.architecture.clone(),
+            minimum_source_version: of.minimum_source_version.clone(),
+            payload,
+            payload_sha1,
+            extensions,
+        };
+        release.check()?;
+        let description = serde_json::json!({ "flatcar": release }).to_string();
+        Ok(Self {
+            version: of.version.clone(),
+            id: Sha256::of(&description),
+            description: description.into_bytes(),
             files,
         })
     }
 
     fn total(&self) -> u64 {
-        self.files.iter().map(|(_, size)| size).sum()
+        let files: u64 = self.files.iter().map(|(_, size)| size).sum();
+        files + self.description.len() as u64
     }
+}
+
+/// A file with its digests and its first bytes.
+fn describe(path: &Path) -> Result<(Described, Sha1, Vec<u8>)> {
+    let failed = |source| ClientError::Payload {
+        path: path.into(),
+        source,
+    };
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name: Option<FileName> = name.and_then(|name| name.parse().ok());
+    let name = name.ok_or_else(|| ClientError::FileName(path.into()))?;
+    let mut file = File::open(path).map_err(failed)?;
+    let (mut sha256, mut sha1) = (sha2::Sha256::new(), sha1::Sha1::new());
+    let (mut size, mut begins) = (0, vec![]);
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let read = match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => &buffer[..read],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(failed(error)),
+        };
+        sha256.update(read);
+        sha1.update(read);
+        let missing = PAYLOAD_MAGIC.len().saturating_sub(begins.len());
+        begins.extend(read.iter().take(missing));
+        size += read.len() as u64;
+    }
+    let file = Described {
+        name,
+        size,
+        sha256: Sha256(sha256.finalize().into()),
+    };
+    Ok((file, Sha1(sha1.finalize().into()), begins))
 }
 
 /// Tells how much was read.

@@ -3,6 +3,7 @@
 //!
 //! - [`server`] is the service. One request's way: `routes` → a handler (`checkin`, `upload`,
 //!   `rest`, `dashboard`) → one closure over the [`server`]'s database.
+//! - [`rollout`] is the policy: who may have a release when. Pure.
 //! - [`client`] is the operator's end of the REST API, with the types in [`api`].
 //!
 //! A host trusts nothing that comes from here except a manifest signed by a key it already has.
@@ -10,6 +11,9 @@
 //! publishing, not on the fleet.
 
 pub mod api;
+#[cfg(feature = "server")]
+pub mod bench;
 pub mod client;
+pub mod rollout;
 #[cfg(feature = "server")]
 pub mod server;

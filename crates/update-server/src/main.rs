@@ -10,6 +10,7 @@ use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use update_server::bench;
 use update_server::server::{Options, run};
 
 #[tokio::main]
@@ -25,6 +26,17 @@ async fn main() -> ExitCode {
         .with(lines)
         .with(targets)
         .init();
+    // A word of its own, so that the server's options stay what they are.
+    if std::env::args().nth(1).as_deref() == Some("bench") {
+        let options = bench::Options::parse_from(std::env::args().skip(1));
+        return match bench::run(options).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("update-server bench: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     match run(Options::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -141,10 +141,12 @@ impl Lab {
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut holder = String::new();
             file.read_to_string(&mut holder)?;
-            bail!(
-                "{name}: another orlop is at work on it ({}); wait for it or stop it",
-                holder.trim()
-            );
+            // It may not have written its name yet.
+            let holder = match holder.trim() {
+                "" => "just started",
+                holder => holder,
+            };
+            bail!("{name}: another orlop is at work on it ({holder}); wait for it or stop it");
         }
         file.set_len(0)?;
         file.rewind()?;

@@ -15,7 +15,6 @@ use crate::interrupt;
 use crate::lab::Release;
 use crate::node::{BootMode, Node};
 use crate::plan::{CONSOLE_LOG, CONSOLE_SOCKET, DISK, Plan, QMP_SOCKET, VARS};
-use crate::ports;
 use crate::process::{self, ProcessId};
 use crate::qmp::Qmp;
 use crate::seed::{Datasource, Seed};
@@ -65,6 +64,7 @@ pub fn create(dir: &Path, spec: &Spec) -> Result<Node> {
         instance: format!("{}-{}", spec.name, made.as_millis()),
         datasource: spec.datasource,
         extra: spec.extra.clone(),
+        cmdline: Vec::new(),
         process: None,
     };
     node.save(dir)?;

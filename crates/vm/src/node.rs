@@ -12,6 +12,7 @@ use crate::image::Firmware;
 use crate::lab::{Lab, Release};
 use crate::plan::{Boot, Plan};
 use crate::process::ProcessId;
+use crate::replay;
 use crate::seed::Datasource;
 
 /// How a node starts.
@@ -67,6 +68,9 @@ pub struct Node {
     /// More QEMU arguments.
     #[serde(default)]
     pub extra: Vec<String>,
+    /// More of the kernel's command line, where QEMU loads the kernel.
+    #[serde(default)]
+    pub cmdline: Vec<String>,
     /// Its QEMU, if it was started.
     #[serde(default)]
     pub process: Option<ProcessId>,
@@ -126,7 +130,12 @@ impl Node {
             BootMode::Direct => Boot::Direct {
                 kernel: release.kernel(),
                 initrd: release.initrd(),
-                cmdline: with_console(&release.cmdline()?),
+                cmdline: [with_console(&release.cmdline()?)]
+                    .iter()
+                    .chain(&self.cmdline)
+                    .map(String::as_str)
+                    .collect::<Vec<_>>()
+                    .join(" "),
             },
         };
         Ok(Plan {
@@ -139,6 +148,7 @@ impl Node {
             ssh_port: self.ssh_port,
             datasource: Some(self.datasource),
             extra: self.extra.clone(),
+            recorded: dir.join(replay::WRITES).exists(),
             incoming: false,
         })
     }
@@ -205,6 +215,7 @@ pub(crate) fn sample() -> Node {
         instance: "n1-1".into(),
         datasource: Datasource::default(),
         extra: vec![],
+        cmdline: vec![],
         process: None,
     }
 }

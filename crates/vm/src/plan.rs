@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::accel::Accel;
+use crate::replay::WRITES;
 use crate::seed::Datasource;
 
 /// How the machine starts.
@@ -45,6 +46,8 @@ pub struct Plan {
     pub datasource: Option<Datasource>,
     /// More QEMU arguments, such as `-fw_cfg name=…,file=…`.
     pub extra: Vec<String>,
+    /// Everything that is written to the disk also goes into a log.
+    pub recorded: bool,
     /// Wait for a saved state instead of starting.
     pub incoming: bool,
 }
@@ -87,10 +90,7 @@ impl Plan {
         );
         argv.add("-mon", "chardev=qmp,mode=control");
         self.boot_args(&mut argv);
-        argv.add(
-            "-drive",
-            &format!("if=none,id=disk,format=qcow2,discard=unmap,file={DISK}"),
-        );
+        argv.add("-drive", &self.disk());
         argv.add(
             "-device",
             match self.boot {
@@ -112,7 +112,7 @@ impl Plan {
                 let file = source.file();
                 argv.add("-fw_cfg", &format!("name=opt/orlop/user-data,file={file}"));
             }
-            None => {}
+            Some(Datasource::None) | None => {}
         }
         argv.add(
             "-netdev",
@@ -125,6 +125,17 @@ impl Plan {
             argv.add("-incoming", "defer");
         }
         argv.0
+    }
+
+    fn disk(&self) -> String {
+        match self.recorded {
+            false => format!("if=none,id=disk,format=qcow2,discard=unmap,file={DISK}"),
+            // The log is as long as it needs to be, also behind its end.
+            true => format!(
+                "if=none,id=disk,driver=blklogwrites,discard=unmap,file.driver=qcow2,file.discard=unmap,\
+                 file.file.driver=file,file.file.filename={DISK},log.driver=file,log.filename={WRITES},log-sector-size=512"
+            ),
+        }
     }
 
     fn boot_args(&self, argv: &mut Argv) {
@@ -212,6 +223,7 @@ mod tests {
             ssh_port: 2222,
             datasource: Some(Datasource::Nocloud),
             extra: vec![],
+            recorded: false,
             incoming: false,
         }
     }

@@ -14,7 +14,6 @@ use crate::lab::Release;
 use crate::machine::{self, Machine, RELEASE, Tie};
 use crate::node::Node;
 use crate::plan::{DISK, VARS};
-use crate::ports;
 use crate::ssh::Key;
 
 const STATE: &str = "state";

@@ -20,17 +20,19 @@ pub enum Datasource {
     ConfigDrive,
     /// QEMU's firmware configuration device: the user-data alone, no metadata.
     FwCfg,
+    /// Not from us: it asks a service, or has nothing.
+    None,
 }
 
 impl Datasource {
-    const ALL: [Self; 3] = [Self::Nocloud, Self::ConfigDrive, Self::FwCfg];
+    const ALL: [Self; 4] = [Self::Nocloud, Self::ConfigDrive, Self::FwCfg, Self::None];
 
     /// The file that QEMU is given, in the node's directory.
     pub fn file(self) -> &'static str {
         match self {
             Self::Nocloud => "cidata.img",
             Self::ConfigDrive => "config-2.img",
-            Self::FwCfg => "user-data",
+            Self::FwCfg | Self::None => "user-data",
         }
     }
 
@@ -39,6 +41,7 @@ impl Datasource {
             Self::Nocloud => "nocloud",
             Self::ConfigDrive => "config-drive",
             Self::FwCfg => "fw-cfg",
+            Self::None => "none",
         }
     }
 }
@@ -57,7 +60,9 @@ impl FromStr for Datasource {
             .into_iter()
             .find(|source| source.name() == text)
             .ok_or_else(|| {
-                anyhow!("{text:?} is no datasource; there are nocloud, config-drive and fw-cfg")
+                anyhow!(
+                    "{text:?} is no datasource; there are nocloud, config-drive, fw-cfg and none"
+                )
             })
     }
 }
@@ -117,7 +122,10 @@ impl Seed {
                     ("openstack/latest/user_data", &self.user_data),
                 ],
             ),
-            Datasource::FwCfg => std::fs::write(&path, &self.user_data).map_err(Into::into),
+            // Nobody reads it there, but whoever looks for it finds it.
+            Datasource::FwCfg | Datasource::None => {
+                std::fs::write(&path, &self.user_data).map_err(Into::into)
+            }
         };
         written.with_context(|| format!("cannot write the user-data to {}", path.display()))
     }

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::interrupt;
-use crate::ports;
 use crate::process::{self, ProcessId};
 
 /// The port when nobody says another.

@@ -1,14 +1,17 @@
 //! `orlop bench`
 
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 use vm::accel::Accel;
 use vm::bench::{Bench, Series, Way};
 use vm::interrupt;
 use vm::ssh::Key;
 
+use super::bench_config;
+use super::bench_store;
 use super::compare::{self, Against, Format, Wishes};
 use super::{lab, releases};
 use crate::exit::Exit;
@@ -39,6 +42,52 @@ pub enum Command {
         #[arg(long, value_name = "FILE", requires = "against")]
         into: Option<PathBuf>,
     },
+    /// How long a typical cloud-config takes to check and to apply, in a directory
+    CloudConfig {
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+        runs: u32,
+        /// Measure this in the same run
+        #[arg(long)]
+        against: Option<bench_config::Against>,
+        #[command(flatten)]
+        output: output::Output,
+    },
+    /// The store, against Debian's etcd in the same run: puts, ranges, transactions, watchers, many keys, three members
+    Store(bench_store::Args),
+    /// Update checks that an update-server answers, with hosts that speak the real protocol
+    Checks {
+        /// How many hosts the server knows
+        #[arg(long, default_value_t = 1_000_000)]
+        hosts: u64,
+        /// Checks per second; 0: as many as it answers
+        #[arg(long, default_value_t = 5000)]
+        rate: u64,
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+        #[arg(long, default_value_t = 64)]
+        connections: u64,
+        /// Keep the database here and use it again
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        #[command(flatten)]
+        output: output::Output,
+    },
+}
+
+/// The update-server measures itself: it knows its database.
+fn checks(options: &[(&str, u64)], data: Option<&PathBuf>, json: bool) -> Result<Exit> {
+    let mut command = std::process::Command::new(super::serve::program()?);
+    command.arg("bench");
+    for (name, value) in options {
+        command.arg(name).arg(value.to_string());
+    }
+    if let Some(data) = data {
+        command.arg("--data").arg(data);
+    }
+    if json {
+        command.arg("--json");
+    }
+    Err(command.exec()).context("cannot start the update-server")
 }
 
 #[derive(Serialize)]
@@ -49,14 +98,39 @@ struct Figures {
 }
 
 pub fn run(command: &Command) -> Result<Exit> {
-    let Command::Boot {
-        runs,
-        version,
-        memory,
-        against,
-        output,
-        into,
-    } = command;
+    let (runs, version, memory, against, output, into) = match command {
+        Command::Boot {
+            runs,
+            version,
+            memory,
+            against,
+            output,
+            into,
+        } => (runs, version, memory, against, output, into),
+        Command::CloudConfig {
+            runs,
+            against,
+            output,
+        } => return bench_config::run(*runs, *against, output.output),
+        Command::Store(args) => return bench_store::run(args),
+        Command::Checks {
+            hosts,
+            rate,
+            seconds,
+            connections,
+            data,
+            output,
+        } => {
+            let options = [
+                ("--hosts", *hosts),
+                ("--rate", *rate),
+                ("--seconds", *seconds),
+                ("--connections", *connections),
+            ];
+            let json = output.output == output::Format::Json;
+            return checks(&options, data.as_ref(), json);
+        }
+    };
     let lab = lab()?;
     if against.is_some() {
         return compare::run(Wishes {

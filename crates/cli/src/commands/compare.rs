@@ -82,7 +82,10 @@ struct Ratio {
 
 pub fn run(wishes: Wishes<'_>) -> Result<Exit> {
     interrupt::catch()?;
-    let into = wishes.into.map(Page::open).transpose()?;
+    let into = wishes
+        .into
+        .map(|path| Page::open(path, "figures"))
+        .transpose()?;
     let lab = lab()?;
     let peer = peer(&lab)?;
     let accel = Accel::detect(&lab.cache())?;
@@ -280,39 +283,42 @@ fn markdown(figures: &Figures) -> String {
 }
 
 /// A page with a place for the figures.
-struct Page {
+pub struct Page {
     path: PathBuf,
     before: String,
     after: String,
 }
 
-const BEGIN: &str = "<!-- figures: begin -->\n";
-const END: &str = "<!-- figures: end -->";
-
 impl Page {
-    /// Before an hour of measuring, not after it.
-    fn open(path: &Path) -> Result<Self> {
+    /// `name` is in both marks. Before an hour of measuring, not after it.
+    pub fn open(path: &Path, name: &str) -> Result<Self> {
         let text =
             fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let parts = text
-            .split_once(BEGIN)
-            .and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-        let (before, after) = parts.with_context(|| {
+        let (begin, end) = (
+            format!("<!-- {name}: begin -->\n"),
+            format!("<!-- {name}: end -->"),
+        );
+        let find = || {
+            let start = text.find(&begin)? + begin.len();
+            let rest = text.get(start..)?;
+            Some((start, start + rest.find(&end)?))
+        };
+        let (start, stop) = find().with_context(|| {
             format!(
-                "{} has no lines {} and {END}, between which the figures go",
+                "{} has no lines {} and {end}, between which the figures go",
                 path.display(),
-                BEGIN.trim()
+                begin.trim()
             )
         })?;
         Ok(Self {
             path: path.to_owned(),
-            before: before.to_owned(),
-            after: after.to_owned(),
+            before: text[..start].to_owned(),
+            after: text[stop..].to_owned(),
         })
     }
 
-    fn write(&self, figures: &str) -> Result<()> {
-        let text = format!("{}{BEGIN}{figures}{END}{}", self.before, self.after);
+    pub fn write(&self, figures: &str) -> Result<()> {
+        let text = format!("{}{figures}{}", self.before, self.after);
         fs::write(&self.path, text).with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
@@ -366,12 +372,17 @@ mod tests {
     fn figures_replace_the_old_ones_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("page.md");
-        fs::write(&path, format!("# Head\n{BEGIN}old\n{END}\ntail\n")).unwrap();
-        Page::open(&path).unwrap().write("new\n").unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text, format!("# Head\n{BEGIN}new\n{END}\ntail\n"));
-        fs::write(&path, "# Head\n").unwrap();
-        assert!(Page::open(&path).is_err());
+        let page = |a: &str, b: &str| {
+            format!(
+                "# Head\n<!-- a: begin -->\n{a}\n<!-- a: end -->\n\n<!-- b: begin -->\n{b}\n<!-- b: end -->\ntail\n"
+            )
+        };
+        fs::write(&path, page("old", "old")).unwrap();
+        Page::open(&path, "b").unwrap().write("new\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), page("old", "new"));
+        Page::open(&path, "a").unwrap().write("new\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), page("new", "new"));
+        assert!(Page::open(&path, "c").is_err());
     }
 
     #[test]

@@ -1,12 +1,18 @@
 //! `orlop fleet`
 
-use anyhow::{Result, anyhow};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, bail};
+use release::Channel;
 use serde::Serialize;
-use update_server::api::{ChannelState, Host};
+use update_server::api::{
+    ChannelState, Event, GroupState, Host, Role, RolloutState, SetGroup, TokenState,
+};
 use update_server::client::{ClientError, Server};
 use vm::server;
 
 use super::lab;
+use super::rollout::{self, OperatorArgs};
 use crate::exit::Exit;
 use crate::output::{self, Output};
 
@@ -20,6 +26,113 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// One host: how it is, what it waits for, what happened to it
+    Show {
+        /// Its name or machine id, or the beginning of either
+        host: String,
+        #[command(flatten)]
+        server: ServerArg,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// How far each group's rollout is
+    Rollouts {
+        #[command(flatten)]
+        server: ServerArg,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Groups and how they take releases
+    Groups {
+        #[command(flatten)]
+        server: ServerArg,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make or change a group
+    SetGroup(SetGroupArgs),
+    /// Remove a group; its hosts go back to what they say themselves
+    RemoveGroup {
+        name: String,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Put a host into a group
+    Assign {
+        /// Its machine id
+        host: String,
+        /// Without it: the group that the host names itself
+        #[arg(long)]
+        group: Option<String>,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Forget a host that is no more; should it ask again, it is a new one
+    Forget {
+        /// Its machine id
+        host: String,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Tokens for people and programs
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+#[derive(clap::Args)]
+pub struct SetGroupArgs {
+    name: String,
+    /// The channel that it follows; without it, the channel of its name
+    #[arg(long)]
+    channel: Option<Channel>,
+    #[arg(long, default_value = "")]
+    description: String,
+    /// Spread over this many days in the usual waves of 1, 5, 15, 40, 60, 90 and 100 %
+    #[arg(long, value_name = "DAYS", conflicts_with = "policy")]
+    staged: Option<f64>,
+    /// A file with the whole policy as JSON; - reads it from standard input
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// The group that goes first
+    #[arg(long, value_name = "GROUP")]
+    canary: Option<String>,
+    /// Say what would be set
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    operator: OperatorArgs,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(clap::Subcommand)]
+pub enum TokenCommand {
+    /// Make one and print it; it is not shown again
+    Make {
+        name: String,
+        /// viewer sees, operator changes
+        #[arg(long, default_value = "viewer", value_parser = role)]
+        role: Role,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+    /// Those that were made
+    List {
+        #[command(flatten)]
+        operator: OperatorArgs,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Remove one, and end its sessions
+    Remove {
+        name: String,
+        #[command(flatten)]
+        operator: OperatorArgs,
+    },
+}
+
+fn role(text: &str) -> Result<Role, &'static str> {
+    Role::from_name(text).ok_or("viewer or operator")
 }
 
 #[derive(clap::Args)]
@@ -62,19 +175,246 @@ struct Fleet {
     server: String,
     hosts: Vec<Host>,
     channels: Vec<ChannelState>,
+    rollouts: Vec<RolloutState>,
+}
+
+fn connect(server: &ServerArg) -> Result<Server> {
+    Server::new(&server.url()?, None).map_err(explain)
 }
 
 pub fn run(command: &Command) -> Result<Exit> {
-    let Command::Status { server, output } = command;
-    let url = server.url()?;
-    let client = Server::new(&url, None).map_err(explain)?;
-    let fleet = Fleet {
-        hosts: client.hosts().map_err(explain)?,
-        channels: client.channels().map_err(explain)?,
-        server: url,
-    };
-    output::print(output.output, &fleet, text)?;
+    match command {
+        Command::Status { server, output } => {
+            let client = connect(server)?;
+            let fleet = Fleet {
+                hosts: client.hosts().map_err(explain)?,
+                channels: client.channels().map_err(explain)?,
+                rollouts: client.rollouts().map_err(explain)?,
+                server: client.url().to_owned(),
+            };
+            output::print(output.output, &fleet, text)?;
+        }
+        Command::Show {
+            host,
+            server,
+            output,
+        } => show(&connect(server)?, host, output)?,
+        Command::Rollouts { server, output } => {
+            let rollouts = connect(server)?.rollouts().map_err(explain)?;
+            output::print(output.output, &rollouts, |rollouts| {
+                rollout::table(rollouts)
+            })?;
+        }
+        Command::Groups { server, output } => {
+            let groups = connect(server)?.groups().map_err(explain)?;
+            output::print(output.output, &groups, |groups| groups_table(groups))?;
+        }
+        Command::SetGroup(args) => set_group(args)?,
+        Command::RemoveGroup { name, operator } => {
+            operator.connect()?.remove_group(name).map_err(explain)?;
+            println!("group {name} is removed");
+        }
+        Command::Forget { host, operator } => {
+            operator.connect()?.forget_host(host).map_err(explain)?;
+            println!("{host} is forgotten");
+        }
+        Command::Assign {
+            host,
+            group,
+            operator,
+        } => {
+            let host = operator
+                .connect()?
+                .assign_host(host, group.as_deref())
+                .map_err(explain)?;
+            let name = host.hostname.unwrap_or(host.machine_id);
+            println!(
+                "{name} is in group {}",
+                host.group.as_deref().unwrap_or("-")
+            );
+        }
+        Command::Token(command) => token(command)?,
+    }
     Ok(Exit::Ok)
+}
+
+/// One host and its history.
+#[derive(Serialize)]
+struct Shown {
+    host: Host,
+    events: Vec<Event>,
+}
+
+fn show(client: &Server, wanted: &str, output: &Output) -> Result<()> {
+    let mut found = client.find_hosts(wanted).map_err(explain)?;
+    let exact = |host: &Host| host.machine_id == wanted || host.hostname.as_deref() == Some(wanted);
+    if let Some(index) = found.iter().position(exact) {
+        found = vec![found.swap_remove(index)];
+    }
+    let host = match found.len() {
+        0 => bail!("no host begins with {wanted:?}; ./orlop fleet status lists them"),
+        1 => found.remove(0),
+        _ => {
+            let names: Vec<_> = found
+                .iter()
+                .take(8)
+                .map(|host| host.hostname.as_deref().unwrap_or(&host.machine_id))
+                .collect();
+            bail!(
+                "{wanted:?} is the beginning of several hosts: {}",
+                names.join(", ")
+            );
+        }
+    };
+    let events = client.events(Some(&host.machine_id)).map_err(explain)?;
+    output::print(output.output, &Shown { host, events }, |shown| {
+        let Shown { host, events } = shown;
+        let next = match (&host.available, &host.waits) {
+            (Some(version), _) => version.to_string(),
+            (None, Some(why)) => format!("nothing: {why}"),
+            (None, None) => "nothing".into(),
+        };
+        let mut text = format!(
+            "host      {} ({})\nversion   {}\nhealth    {}\ngroup     {}, follows {}\nnext      {next}\nseen      {}\n",
+            host.hostname.as_deref().unwrap_or("-"),
+            host.machine_id,
+            host.version,
+            host.health
+                .map_or_else(|| "-".into(), |health| health.to_string()),
+            host.group.as_deref().unwrap_or("-"),
+            host.channel,
+            host.last_seen,
+        );
+        for failed in &host.failed {
+            text += &format!(
+                "failed    {}: {} ({})\n",
+                failed.version, failed.reason, failed.at
+            );
+        }
+        let row = |event: &Event| {
+            vec![
+                event.at.to_string(),
+                event.event.clone(),
+                event.version.clone().unwrap_or_else(|| "-".into()),
+                event.reason.clone().unwrap_or_else(|| "-".into()),
+            ]
+        };
+        let rows: Vec<_> = events.iter().map(row).collect();
+        text + &output::table(&["WHEN", "EVENT", "VERSION", "REASON"], &rows)
+    })
+}
+
+fn groups_table(groups: &[GroupState]) -> String {
+    let row = |group: &GroupState| {
+        let policy = &group.policy;
+        let waves = match policy.waves.len() {
+            0 | 1 => "at once".into(),
+            _ => {
+                let shares: Vec<_> = policy.waves.iter().map(ToString::to_string).collect();
+                format!("{} % in {} d", shares.join("/"), policy.days)
+            }
+        };
+        let dash = || "-".to_owned();
+        vec![
+            group.name.clone(),
+            group.channel.to_string(),
+            group.hosts.to_string(),
+            waves,
+            policy
+                .cap
+                .map_or_else(dash, |cap| format!("{} in {} min", cap.hosts, cap.minutes)),
+            policy
+                .window
+                .as_ref()
+                .map_or_else(dash, ToString::to_string),
+            policy.canary.clone().unwrap_or_else(dash),
+            group
+                .rollout
+                .as_ref()
+                .map_or_else(dash, |r| format!("{}: {}", r.version, r.status)),
+        ]
+    };
+    let rows: Vec<_> = groups.iter().map(row).collect();
+    let heads = [
+        "GROUP", "CHANNEL", "HOSTS", "WAVES", "CAP", "WINDOW", "AFTER", "ROLLOUT",
+    ];
+    output::table(&heads, &rows)
+}
+
+fn set_group(args: &SetGroupArgs) -> Result<()> {
+    use update_server::rollout::Policy;
+    let mut policy = match (&args.policy, args.staged) {
+        (Some(path), _) => {
+            let text = match path.to_str() {
+                Some("-") => std::io::read_to_string(std::io::stdin())
+                    .context("cannot read standard input")?,
+                _ => std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read {}", path.display()))?,
+            };
+            serde_json::from_str(&text)
+                .with_context(|| format!("{} is no policy", path.display()))?
+        }
+        (None, Some(days)) => Policy::staged(days),
+        (None, None) => Policy::default(),
+    };
+    policy.canary = args.canary.clone().or(policy.canary);
+    policy.check(&args.name)?;
+    let channel = match &args.channel {
+        Some(channel) => channel.clone(),
+        None => args.name.parse()?,
+    };
+    let group = SetGroup {
+        channel,
+        description: args.description.clone(),
+        policy,
+    };
+    if args.dry_run {
+        println!("{}", serde_json::to_string_pretty(&group)?);
+        return Ok(());
+    }
+    let set = args
+        .operator
+        .connect()?
+        .set_group(&args.name, &group)
+        .map_err(explain)?;
+    output::print(args.output.output, &set, |group| {
+        groups_table(std::slice::from_ref(group))
+    })
+}
+
+fn token(command: &TokenCommand) -> Result<()> {
+    match command {
+        TokenCommand::Make {
+            name,
+            role,
+            operator,
+        } => {
+            let made = operator
+                .connect()?
+                .make_token(name, *role)
+                .map_err(explain)?;
+            println!("{}", made.token);
+        }
+        TokenCommand::List { operator, output } => {
+            let tokens = operator.connect()?.tokens().map_err(explain)?;
+            output::print(output.output, &tokens, |tokens| {
+                let row = |token: &TokenState| {
+                    vec![
+                        token.name.clone(),
+                        token.role.as_str().into(),
+                        token.made.to_string(),
+                    ]
+                };
+                let rows: Vec<_> = tokens.iter().map(row).collect();
+                output::table(&["NAME", "ROLE", "MADE"], &rows)
+            })?;
+        }
+        TokenCommand::Remove { name, operator } => {
+            operator.connect()?.remove_token(name).map_err(explain)?;
+            println!("token {name} is removed");
+        }
+    }
+    Ok(())
 }
 
 fn text(fleet: &Fleet) -> String {
@@ -88,6 +428,21 @@ fn text(fleet: &Fleet) -> String {
             "channel {}: {version}, {} host(s)\n",
             channel.name, channel.hosts
         );
+    }
+    // What goes on as it should needs no words here.
+    for rollout in &fleet.rollouts {
+        if matches!(
+            rollout.status.as_str(),
+            "halted" | "paused" | "awaiting_canary"
+        ) {
+            text += &format!(
+                "release {} in group {} {}: {}\n",
+                rollout.version,
+                rollout.group,
+                rollout.status.replace('_', " "),
+                rollout.reason.as_deref().unwrap_or("-")
+            );
+        }
     }
     if fleet.hosts.is_empty() {
         return text + &format!("no host has asked {} yet\n", fleet.server);

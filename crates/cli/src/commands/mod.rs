@@ -1,22 +1,31 @@
 //! One file a command: its arguments and a function `run`.
 
 pub mod bench;
+mod bench_config;
+mod bench_store;
 pub mod build;
 pub mod compare;
 pub mod completions;
 pub mod console;
+pub mod delta;
 pub mod down;
 pub mod engine;
 pub mod fleet;
+pub mod keys;
 pub mod man;
+pub mod pki;
 pub mod ps;
 pub mod releases;
 pub mod rollback;
+pub mod rollout;
 pub mod scenario;
+pub mod schema;
 pub mod serve;
 pub mod ssh;
 pub mod status;
 pub mod test;
+pub mod tree;
+pub mod tuf;
 pub mod up;
 pub mod update;
 

@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use release::Channel;
+use release::{Channel, Version};
 use serde::Serialize;
-use update_server::client::{Publication, Server};
+use update_server::client::{FlatcarFiles, Publication, Server};
 use vm::lab::{Lab, Release};
 
 use super::fleet::{self, ServerArg};
-use super::lab;
+use super::tuf::TufArg;
+use super::{lab, rollout};
 use crate::exit::Exit;
 use crate::output::{self, Format, Output};
 use crate::progress::Step;
@@ -20,6 +21,11 @@ use crate::progress::Step;
 pub enum Command {
     /// List them
     List {
+        /// Those that an update-server has, with their channels, instead of those built here
+        #[arg(long)]
+        published: bool,
+        #[command(flatten)]
+        server: ServerArg,
         #[command(flatten)]
         output: Output,
     },
@@ -32,12 +38,38 @@ pub enum Command {
     },
     /// Put one on an update-server and point a channel at it
     Publish(PublishArgs),
+    /// Give a channel the release that another one has
+    Promote(rollout::PromoteArgs),
+    /// Stop handing out a release; hosts that have begun finish
+    Pause(rollout::ScopeArgs),
+    /// Go on after a pause or a halt; the failures so far are accepted then
+    Resume(rollout::ScopeArgs),
+    /// Take a release back: it is offered to nobody any more, and its rollouts halt
+    Withdraw(rollout::WithdrawArgs),
+    /// Allow a withdrawn release again
+    Restore(rollout::RestoreArgs),
+    /// Write one with its metadata into a directory, for hosts without a network
+    Export(super::tuf::ExportArgs),
+    Delta(super::delta::DeltaArgs),
+    Patch(super::delta::PatchArgs),
 }
 
 #[derive(clap::Args)]
 pub struct PublishArgs {
     /// Its version; without it the newest
     version: Option<String>,
+    /// Publish this payload of Flatcar's as it is, for Flatcar's own hosts, instead of a release built here
+    #[arg(long, value_name = "FILE", requires = "version")]
+    flatcar: Option<PathBuf>,
+    /// A system extension that goes with it; may be given several times
+    #[arg(long, value_name = "FILE", requires = "flatcar")]
+    extension: Vec<PathBuf>,
+    /// What the payload runs on
+    #[arg(long, requires = "flatcar", default_value = "x86-64", value_parser = ["x86-64", "arm64"])]
+    arch: String,
+    /// Hosts of Flatcar's have to run this version, or a later one, first
+    #[arg(long, value_name = "VERSION", requires = "flatcar")]
+    minimum_source_version: Option<Version>,
     /// The channel whose hosts get it
     #[arg(long, default_value = "stable")]
     channel: Channel,
@@ -46,15 +78,36 @@ pub struct PublishArgs {
     /// The file with the server's admin token; without it the lab's
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Make deltas from this many earlier releases of the server, as far as their files are here
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    deltas: usize,
+    /// Sign the manifest with the deltas with this key (PEM) instead of the lab's own
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    #[command(flatten)]
+    tuf: TufArg,
     #[command(flatten)]
     output: Output,
 }
 
 pub fn run(command: &Command) -> Result<Exit> {
     match command {
-        Command::List { output } => list(output.output),
+        Command::List {
+            published: true,
+            server,
+            output,
+        } => rollout::list(server, output.output),
+        Command::List { output, .. } => list(output.output),
         Command::Show { version, output } => show(version.as_deref(), output.output),
         Command::Publish(args) => publish(args),
+        Command::Promote(args) => rollout::promote(args),
+        Command::Pause(args) => rollout::pause_or_resume(args, true),
+        Command::Resume(args) => rollout::pause_or_resume(args, false),
+        Command::Withdraw(args) => rollout::withdraw(args),
+        Command::Restore(args) => rollout::restore(args),
+        Command::Export(args) => super::tuf::export(args),
+        Command::Delta(args) => super::delta::run(args),
+        Command::Patch(args) => super::delta::patch(args),
     }
 }
 
@@ -127,22 +180,80 @@ fn show(version: Option<&str>, format: Format) -> Result<Exit> {
 
 fn publish(args: &PublishArgs) -> Result<Exit> {
     let lab = lab()?;
+    if let Some(payload) = &args.flatcar {
+        return publish_flatcar(args, &lab, payload);
+    }
     let release = find(&lab, args.version.as_deref())?;
     let url = args.server.url()?;
     let token = args
         .token_file
         .clone()
         .unwrap_or_else(|| lab.server().join("token"));
+    if args.deltas > 0 {
+        let server = Server::new(&url, None).map_err(fleet::explain)?;
+        let published = server.releases().map_err(fleet::explain)?;
+        let is_there = |it: &update_server::api::Release| it.version.to_string() == release.version;
+        // A published release never changes: it keeps the deltas that it came with.
+        if !published.iter().any(is_there) {
+            let key = args.key.as_deref();
+            super::delta::add_deltas(&lab, &release, &published, args.deltas, key)?;
+        }
+    }
     let step = Step::begin(&format!("publish {}", release.version));
-    let publication = publish_to(&release, &args.channel, &url, &token, &|sent, total| {
-        step.detail(&format!(
-            "{} of {}",
-            output::megabytes(sent),
-            output::megabytes(total)
-        ));
-    })?;
+    let sign = |server: &Server| args.tuf.publish(server, &args.channel, &release.dir);
+    let publication = publish_to(
+        &release,
+        &args.channel,
+        &url,
+        &token,
+        &sign,
+        &|sent, total| {
+            step.detail(&format!(
+                "{} of {}",
+                output::megabytes(sent),
+                output::megabytes(total)
+            ));
+        },
+    )?;
     step.done(&url);
-    output::print(args.output.output, &publication, |it| {
+    tell(args, &publication)
+}
+
+/// No metadata of ours is signed for it: Flatcar's hosts would not look at it.
+fn publish_flatcar(args: &PublishArgs, lab: &Lab, payload: &Path) -> Result<Exit> {
+    let version = args.version.as_deref().unwrap_or_default();
+    let files = FlatcarFiles {
+        version: version.parse()?,
+        architecture: args.arch.clone(),
+        minimum_source_version: args.minimum_source_version.clone(),
+        payload: payload.to_owned(),
+        extensions: args.extension.clone(),
+    };
+    let url = args.server.url()?;
+    let token = args
+        .token_file
+        .clone()
+        .unwrap_or_else(|| lab.server().join("token"));
+    let server = connect(&url, &token)?;
+    let step = Step::begin(&format!("publish Flatcar {version}"));
+    let publication = server
+        .upload_flatcar(&files, &args.channel, &mut |sent, total| {
+            step.detail(&format!(
+                "{} of {}",
+                output::megabytes(sent),
+                output::megabytes(total)
+            ));
+        })
+        .map_err(fleet::explain)?;
+    server
+        .set_channel(&args.channel, &publication.version)
+        .map_err(fleet::explain)?;
+    step.done(&url);
+    tell(args, &publication)
+}
+
+fn tell(args: &PublishArgs, publication: &Publication) -> Result<Exit> {
+    output::print(args.output.output, publication, |it| {
         let sent = if it.uploaded {
             format!("{} sent", output::megabytes(it.bytes))
         } else {
@@ -156,21 +267,32 @@ fn publish(args: &PublishArgs) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Publishes a release; `progress` hears of bytes sent and bytes in all.
+/// Publishes a release: its files, then its place in the metadata (`sign`), then the channel's
+/// pointer, so that no host hears of what it would refuse. `progress` hears of bytes sent and bytes in all.
 pub fn publish_to(
     release: &Release,
     channel: &Channel,
     url: &str,
     token_file: &Path,
+    sign: &dyn Fn(&Server) -> Result<()>,
     progress: &dyn Fn(u64, u64),
 ) -> Result<Publication> {
+    let server = connect(url, token_file)?;
+    let publication = server
+        .upload(&release.dir, channel, &mut |sent, total| {
+            progress(sent, total)
+        })
+        .map_err(fleet::explain)?;
+    sign(&server)?;
+    server
+        .set_channel(channel, &publication.version)
+        .map_err(fleet::explain)?;
+    Ok(publication)
+}
+
+fn connect(url: &str, token_file: &Path) -> Result<Server> {
     let token = fs::read_to_string(token_file).with_context(|| {
         format!("cannot read the server's token {}; is it the server of this lab? --token-file names another", token_file.display())
     })?;
-    let server = Server::new(url, Some(&token)).map_err(fleet::explain)?;
-    server
-        .publish(&release.dir, channel, &mut |sent, total| {
-            progress(sent, total)
-        })
-        .map_err(fleet::explain)
+    Server::new(url, Some(&token)).map_err(fleet::explain)
 }

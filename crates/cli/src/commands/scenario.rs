@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
+use image::repository::{Lifetimes, Repository};
+use update_server::client::Server;
 use vm::accel::Accel;
 use vm::interrupt;
 use vm::lab::{Lab, Release};
@@ -38,6 +40,9 @@ pub struct RunArgs {
     /// How many at a time
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// How often their steps of kind `repeat` are repeated, instead of what they say
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    times: Option<u32>,
     /// Build the releases they need, and stop there
     #[arg(long)]
     build_only: bool,
@@ -72,7 +77,12 @@ fn or_all(paths: &[PathBuf], lab: &Lab) -> Vec<PathBuf> {
 fn run_scenarios(args: &RunArgs) -> Result<Exit> {
     interrupt::catch()?;
     let user_lab = lab()?;
-    let scenarios = pool::collect(&or_all(&args.paths, &user_lab), args.filter.as_deref())?;
+    let mut scenarios = pool::collect(&or_all(&args.paths, &user_lab), args.filter.as_deref())?;
+    if let Some(times) = args.times {
+        for scenario in &mut scenarios {
+            scenario.repeat(times);
+        }
+    }
     let lab = user_lab.for_tests()?;
     let _lock = lab.lock("the scenarios", "scenario run")?;
     let bench = Bench {
@@ -150,8 +160,11 @@ impl Workshop for Bench {
                 &self.lab,
                 &self.lab,
                 &spec.version,
-                &spec.cmdline,
-                overlay,
+                &up::Changes {
+                    cmdline: &spec.cmdline,
+                    overlay,
+                    minimum_source_version: spec.minimum_source_version.as_deref(),
+                },
                 3,
                 &say,
             )?;
@@ -161,11 +174,23 @@ impl Workshop for Bench {
     }
 
     fn publish(&self, release: &Release, channel: &str, server: &str, data: &Path) -> Result<()> {
+        let channel = channel.parse()?;
+        // Each scenario has metadata of its own: they publish different builds of one version.
+        let dir = data.with_file_name("tuf");
+        let life = Lifetimes::default();
+        if !Repository::exists(&dir) {
+            Repository::open(&self.lab.root().join("tuf"), None, life)?.copy_to(&dir)?;
+        }
+        let sign = |server: &Server| {
+            let repository = Repository::open(&dir, None, life)?;
+            super::tuf::publish(&repository, server, &channel, &release.dir)
+        };
         super::releases::publish_to(
             release,
-            &channel.parse()?,
+            &channel,
             server,
             &data.join("token"),
+            &sign,
             &|_, _| (),
         )
         .with_context(|| format!("cannot publish release {}", release.version))?;

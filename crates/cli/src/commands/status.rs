@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use host::cmdline::Cmdline;
 use host::conf::UpdateConf;
 use host::os_release::OsRelease;
+use host::running;
 use release::Slot;
 use release::status::{EngineStatus, Health, HostStatus, UpdateStatus};
 use serde::Deserialize;
@@ -53,6 +53,8 @@ struct Facts {
     slot: Option<Slot>,
     machine_id: String,
     boot_id: String,
+    /// Another one after a soft-reboot into another release, too.
+    boot: String,
     hostname: String,
     kernel: String,
 }
@@ -81,6 +83,7 @@ impl Facts {
             slot: booted_slot(root),
             machine_id: host::machine::machine_id(root)?,
             boot_id: host::machine::boot_id(root)?,
+            boot: running::boot(root)?,
             hostname: host::machine::hostname(),
             kernel: host::machine::kernel(),
             os,
@@ -91,7 +94,7 @@ impl Facts {
         if self
             .failure
             .as_ref()
-            .is_some_and(|failure| failure.boot_id == self.boot_id)
+            .is_some_and(|failure| failure.boot_id == self.boot)
         {
             Health::Unhealthy
         } else if self.good {
@@ -164,8 +167,7 @@ fn json<T: serde::de::DeserializeOwned>(root: &Path, path: &str) -> Result<Optio
 
 /// The slot whose partition carries the first half of the root hash as its UUID.
 fn booted_slot(root: &Path) -> Option<Slot> {
-    let cmdline = Cmdline::read(root).ok()?;
-    let hash = cmdline.usrhash()?.get(..32)?.to_owned();
+    let hash = running::root_hash(root).ok()??.get(..32)?.to_owned();
     let uuid = [
         &hash[..8],
         &hash[8..12],
@@ -188,8 +190,14 @@ fn booted_slot(root: &Path) -> Option<Slot> {
 
 fn text(status: &HostStatus) -> String {
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "-".into());
-    let slot_release =
-        |it: &release::status::SlotRelease| format!("{} in slot {}", it.version, it.slot);
+    let slot_release = |it: &release::status::SlotRelease| {
+        let soft = if it.soft_reboot {
+            ", a soft-reboot is enough"
+        } else {
+            ""
+        };
+        format!("{} in slot {}{soft}", it.version, it.slot)
+    };
     let mut lines = vec![
         (
             "host",

@@ -41,7 +41,7 @@ const CHECKS: [Check; 7] = [
     },
     Check {
         name: Name::Scripts,
-        command: "shellcheck orlop .ci/run",
+        command: "shellcheck orlop .ci/run tests/bench/debian-usr",
     },
     Check {
         name: Name::Lint,

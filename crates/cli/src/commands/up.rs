@@ -111,6 +111,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         server: ensure_server(args, &lab)?,
         lab,
     };
+    super::tuf::renew(&up.lab, &up.server.url())?;
     let report = up.run()?;
     output::print(args.output.output, &report, |report| {
         summary(report, &up.release)
@@ -168,10 +169,11 @@ fn dry_run(args: &Args, lab: &Lab, accel: Accel) -> Result<Exit> {
                 BootMode::Uefi
             },
             memory_mib: args.memory,
-            ssh_port: vm::ports::free()?,
+            ssh_port: ports::free()?,
             instance: String::new(),
             datasource: args.datasource,
             extra: vec![],
+            cmdline: Vec::new(),
             process: None,
         };
         println!(
@@ -196,9 +198,14 @@ fn ensure_release(args: &Args, lab: &Lab) -> Result<Release> {
     let release = lab.release(&version.to_string());
     if !release.exists() {
         let step = Step::begin(&format!("release {version}"));
-        build(lab, lab, &release.version, &[], None, 19, &|text| {
-            step.detail(text)
-        })
+        build(
+            lab,
+            lab,
+            &release.version,
+            &Changes::default(),
+            19,
+            &|text| step.detail(text),
+        )
         .with_context(|| {
             format!(
                 "building release {version} failed; ./orlop build --version {version} repeats it"
@@ -209,13 +216,20 @@ fn ensure_release(args: &Args, lab: &Lab) -> Result<Release> {
     Ok(release)
 }
 
+/// In which a release differs from what the checkout makes.
+#[derive(Debug, Default)]
+pub struct Changes<'a> {
+    pub cmdline: &'a [String],
+    pub overlay: Option<&'a Path>,
+    pub minimum_source_version: Option<&'a str>,
+}
+
 /// Builds a release into a lab.
 pub fn build(
     repo: &Lab,
     into: &Lab,
     version: &str,
-    cmdline: &[String],
-    overlay: Option<&Path>,
+    changes: &Changes<'_>,
     level: i32,
     say: &dyn Fn(&str),
 ) -> Result<()> {
@@ -224,13 +238,18 @@ pub fn build(
         lab: into.root().to_owned(),
         version: version.parse()?,
         policy: image::fetch::Policy::Prefer,
-        overlays: overlay.iter().map(|path| path.to_path_buf()).collect(),
-        cmdline: cmdline.to_vec(),
-        minimum_source_version: None,
+        overlays: changes
+            .overlay
+            .iter()
+            .map(|path| path.to_path_buf())
+            .collect(),
+        cmdline: changes.cmdline.to_vec(),
+        minimum_source_version: changes.minimum_source_version.map(str::parse).transpose()?,
         level,
         force: false,
         directory: None,
         key: None,
+        tuf: None,
     };
     image::build(&options, say)?;
     Ok(())

@@ -1,10 +1,13 @@
 //! `orlop update`
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Context, Result};
 use release::status::{EngineStatus, UpdateState};
 use serde_json::json;
 
 use super::engine;
+use super::tree::Tree;
 use crate::exit::Exit;
 use crate::output::{self, Output};
 use crate::progress::Step;
@@ -18,8 +21,18 @@ pub struct Args {
     /// Also take a release that failed here before, or an older one
     #[arg(long, conflicts_with = "check")]
     force: bool,
+    /// Fetch and check, and write nothing yet
+    #[arg(long, conflicts_with = "check")]
+    download_only: bool,
+    /// Take the newest release of this published tree (tuf/ and a directory for each version), whatever the server says;
+    /// a directory is one that orlop release export made, such as on a USB stick
+    #[arg(long, value_name = "DIR|URL")]
+    from: Option<String>,
+    /// Believe metadata that is past its date, this once: for a tree that was copied long ago
+    #[arg(long)]
+    allow_expired: bool,
     /// Forget which releases failed here, and have the server forget it; installs nothing
-    #[arg(long, conflicts_with_all = ["check", "force"])]
+    #[arg(long, conflicts_with_all = ["check", "force", "download_only", "from", "allow_expired"])]
     clear_failed: bool,
     #[command(flatten)]
     output: Output,
@@ -29,21 +42,42 @@ pub fn run(args: &Args) -> Result<Exit> {
     if args.clear_failed {
         return clear_failed(args.output);
     }
-    let (method, parameters) = if args.check {
-        ("Check", json!({}))
-    } else {
-        ("Update", json!({ "force": args.force }))
+    let (_tree, from) = match &args.from {
+        Some(from) if !is_url(from) => {
+            let tree = Tree::serve(Path::new(from))?;
+            let url = tree.url();
+            (Some(tree), Some(url))
+        }
+        from => (None, from.clone()),
     };
+    let (method, parameters) = if args.check {
+        ("Check", json!({ "from": from }))
+    } else {
+        let Args {
+            force,
+            download_only,
+            ..
+        } = args;
+        let parameters = json!({ "force": force, "download_only": download_only, "from": from });
+        ("Update", parameters)
+    };
+    let allowed = args.allow_expired.then(allow_expired).transpose()?;
     let step = Step::begin("update");
     let answer = engine::call(method, &parameters, &mut |status| {
         step.detail(&phase(status))
-    })?;
+    });
     drop(step);
+    drop(allowed);
+    let answer = answer?;
     output::print(args.output.output, &answer, |answer| {
         match (&answer.status.staged, &answer.available) {
             (Some(staged), _) => {
+                let how = match staged.soft_reboot {
+                    true => "a reboot; systemctl soft-reboot is enough",
+                    false => "a reboot",
+                };
                 format!(
-                    "version {} is in slot {} and waits for a reboot\n",
+                    "version {} is in slot {} and waits for {how}\n",
                     staged.version, staged.slot
                 )
             }
@@ -52,6 +86,48 @@ pub fn run(args: &Args) -> Result<Exit> {
         }
     })?;
     Ok(Exit::Ok)
+}
+
+fn is_url(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// What update-engine and its writer read; see `update-engine`'s `trust`.
+const OVERRIDES: &str = "/run/orlop/update-overrides.json";
+/// Should nobody be left to take it back.
+const ALLOWED_FOR: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// Takes the permission back, to what it was.
+struct Allowed {
+    before: Option<Vec<u8>>,
+}
+
+fn allow_expired() -> Result<Allowed> {
+    let before = std::fs::read(OVERRIDES).ok();
+    let mut content = match &before {
+        Some(text) => serde_json::from_slice(text)
+            .with_context(|| format!("{OVERRIDES} is damaged; remove it"))?,
+        None => json!({}),
+    };
+    let until = jiff::Timestamp::now() + ALLOWED_FOR;
+    // What the file allowed for some time is not allowed for longer by this.
+    if before.is_none() {
+        content["until"] = json!(until);
+    }
+    content["allow_expired"] = json!(true);
+    std::fs::create_dir_all("/run/orlop")
+        .and_then(|()| std::fs::write(OVERRIDES, content.to_string()))
+        .with_context(|| format!("cannot write {OVERRIDES}; only root may do that, try sudo"))?;
+    Ok(Allowed { before })
+}
+
+impl Drop for Allowed {
+    fn drop(&mut self) {
+        let _ = match &self.before {
+            Some(before) => std::fs::write(OVERRIDES, before),
+            None => std::fs::remove_file(OVERRIDES),
+        };
+    }
 }
 
 fn clear_failed(output: Output) -> Result<Exit> {

@@ -21,6 +21,8 @@ pub trait Services {
     fn job(&self, verb: Verb, unit: &str) -> anyhow::Result<()>;
     /// Queues a restart if the unit runs.
     fn nudge(&self, unit: &str) -> anyhow::Result<()>;
+    /// Queues a start.
+    fn queue(&self, unit: &str) -> anyhow::Result<()>;
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,8 +16,12 @@ pub fn check(plan: &Plan, root: &Path) -> Vec<Finding> {
         .map(|write| (&write.path, &write.place));
     let files = plan.files.iter().filter_map(|op| match op {
         FileOp::Write(write) => Some((&write.path, &write.place)),
-        FileOp::Mask { path, place } => Some((path, place)),
-        FileOp::Unmask { .. } => None,
+        FileOp::Mask { path, place } | FileOp::Link { path, place, .. } => Some((path, place)),
+        FileOp::Directory { .. } | FileOp::Unmask { .. } => None,
+    });
+    let directories = plan.files.iter().filter_map(|op| match op {
+        FileOp::Directory { path, place, .. } => Some((directory(root, path), place)),
+        _ => None,
     });
     let files = accounts
         .chain(files)
@@ -28,6 +32,7 @@ pub fn check(plan: &Plan, root: &Path) -> Vec<Finding> {
         .map(|keys| (ssh_dir(root, &keys.home), &keys.place));
     files
         .chain(keys)
+        .chain(directories)
         .filter_map(|(result, place)| {
             let error = anyhow::Error::new(result.err()?);
             Some(place.error(format!("{error:#}")))
@@ -62,6 +67,16 @@ fn target(root: &Path, path: &str) -> Result<(), ApplyError> {
         return Err(ApplyError::refused(path, "the file system is read-only"));
     }
     Ok(())
+}
+
+/// `path` is a directory, or can become one.
+fn directory(root: &Path, path: &str) -> Result<(), ApplyError> {
+    let full = resolve(root, path).map_err(ApplyError::io(Path::new(path), "resolve"))?;
+    match std::fs::symlink_metadata(&full) {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Ok(_) => Err(ApplyError::refused(path, "there is a file in its place")),
+        Err(_) => target(root, path),
+    }
 }
 
 /// A home belongs to its user, who must not be able to lead root elsewhere.

@@ -1,20 +1,36 @@
 //! One change each: skipped where it is so already, atomic where it is not.
 
-use std::fs::{DirBuilder, Permissions};
+use std::fs::{DirBuilder, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, lchown, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 
 use super::calls::is_alias;
 use super::{ApplyError, Changes};
 use crate::finding::Place;
-use crate::plan::{FileOp, FileWrite, Home, Owner, is_already};
+use crate::plan::{FileOp, FileWrite, Home, Owner, is_already, is_masked, links_to};
 use crate::root::resolve;
+
+const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
 pub(super) fn run(root: &Path, op: &FileOp, changes: &mut Changes) -> Result<(), ApplyError> {
     match op {
         FileOp::Write(file) => write(root, file, changes),
-        FileOp::Mask { path, .. } => mask(root, path, changes),
+        FileOp::Mask { path, .. } => {
+            if link(root, path, "/dev/null")? {
+                changed(path, format!("masked {path}"), changes);
+            }
+            Ok(())
+        }
+        FileOp::Link { path, target, .. } => {
+            if link(root, path, target)? {
+                changed(path, format!("linked {path} to {target}"), changes);
+            }
+            Ok(())
+        }
+        FileOp::Directory {
+            path, mode, owner, ..
+        } => directory(root, path, *mode, owner, changes),
         FileOp::Unmask { path } => unmask(root, path, changes),
     }
 }
@@ -45,8 +61,13 @@ pub(super) fn write(
 }
 
 fn changed(path: &str, what: String, changes: &mut Changes) {
-    changes.units |= path.contains("/systemd/system/") && !is_alias(path);
+    changes.units |= is_for_systemd(path);
     changes.done.push(what);
+}
+
+/// After a change there, systemd has to read its units again.
+pub fn is_for_systemd(path: &str) -> bool {
+    path.contains("/systemd/system/") && !is_alias(path)
 }
 
 /// The full path, its directories made.
@@ -62,63 +83,90 @@ fn parents(root: &Path, path: &str) -> Result<PathBuf, ApplyError> {
     Ok(full)
 }
 
-fn mask(root: &Path, path: &str, changes: &mut Changes) -> Result<(), ApplyError> {
-    if is_masked(root, path) {
-        return Ok(());
+/// A link, put into place whole. `false`: it was there.
+fn link(root: &Path, path: &str, target: &str) -> Result<bool, ApplyError> {
+    if links_to(path, target, root) {
+        return Ok(false);
     }
     let full = parents(root, path)?;
     let name = full.file_name().unwrap_or_default().to_string_lossy();
     let temp = full.with_file_name(format!(".part-{name}"));
     host::atomic::remove(&temp)?;
-    symlink("/dev/null", &temp).map_err(ApplyError::io(&temp, "link"))?;
+    symlink(target, &temp).map_err(ApplyError::io(&temp, "link"))?;
     std::fs::rename(&temp, &full).map_err(ApplyError::io(&full, "replace"))?;
-    changed(path, format!("masked {path}"), changes);
+    Ok(true)
+}
+
+fn directory(
+    root: &Path,
+    path: &str,
+    mode: u32,
+    owner: &Owner,
+    changes: &mut Changes,
+) -> Result<(), ApplyError> {
+    let full = parents(root, path)?;
+    let ids = (owner.uid, owner.gid);
+    let is = |meta: &Metadata| (meta.mode() & 0o7777, (meta.uid(), meta.gid())) == (mode, ids);
+    match full.symlink_metadata() {
+        Ok(meta) if is(&meta) => return Ok(()),
+        Ok(_) => {}
+        Err(_) => std::fs::create_dir(&full).map_err(ApplyError::io(&full, "make"))?,
+    }
+    give(&full, ids)?;
+    let permissions = Permissions::from_mode(mode);
+    std::fs::set_permissions(&full, permissions)
+        .map_err(ApplyError::io(&full, "change the mode of"))?;
+    changed(path, format!("made {path}"), changes);
     Ok(())
 }
 
 /// Takes away a link to `/dev/null` or an empty file, the two ways to mask a unit; anything else
 /// is somebody's unit and stays.
 fn unmask(root: &Path, path: &str, changes: &mut Changes) -> Result<(), ApplyError> {
-    let full = resolve(root, path).map_err(ApplyError::io(Path::new(path), "resolve"))?;
-    let empty = full
-        .symlink_metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.len() == 0);
-    if empty || is_masked(root, path) {
+    if is_masked(path, root) {
+        let full = resolve(root, path).map_err(ApplyError::io(Path::new(path), "resolve"))?;
         host::atomic::remove(&full)?;
         changed(path, format!("unmasked {path}"), changes);
     }
     Ok(())
 }
 
-fn is_masked(root: &Path, path: &str) -> bool {
-    resolve(root, path)
-        .and_then(std::fs::read_link)
-        .is_ok_and(|target| target == Path::new("/dev/null"))
+/// The name is that of the next boot, and of this one.
+pub fn is_named(root: &Path, name: &str) -> bool {
+    is_already(&hostname_file(name), root)
+        && running_name(root).is_ok_and(|now| now.is_none_or(|now| now == name))
 }
 
-/// The name for the next boot, and for now. The kernel's file takes root's write without any
-/// capability, where sethostname(2) would want CAP_SYS_ADMIN.
-pub(super) fn hostname(root: &Path, name: &str, changes: &mut Changes) -> Result<(), ApplyError> {
-    let file = FileWrite {
+fn hostname_file(name: &str) -> FileWrite {
+    FileWrite {
         path: "/etc/hostname".to_owned(),
         content: format!("{name}\n").into_bytes(),
         mode: 0o644,
         owner: Owner::root(),
         place: Place::whole(),
-    };
-    write(root, &file, changes)?;
-    let now = host::under(root, "/proc/sys/kernel/hostname");
-    match std::fs::read_to_string(&now) {
-        Ok(current) if current.trim_end() != name => {
-            std::fs::write(&now, name).map_err(ApplyError::io(&now, "write"))?;
-            changes.done.push(format!("set the host name to {name}"));
-            Ok(())
-        }
-        Ok(_) => Ok(()),
-        // Not a running system.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(ApplyError::io(&now, "read")(error)),
     }
+}
+
+/// `None`: not a running system.
+fn running_name(root: &Path) -> io::Result<Option<String>> {
+    match std::fs::read_to_string(host::under(root, HOSTNAME)) {
+        Ok(name) => Ok(Some(name.trim_end().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The name for the next boot, and for now. The kernel's file takes root's write without any
+/// capability, where sethostname(2) would want CAP_SYS_ADMIN.
+pub(super) fn hostname(root: &Path, name: &str, changes: &mut Changes) -> Result<(), ApplyError> {
+    write(root, &hostname_file(name), changes)?;
+    let now = host::under(root, HOSTNAME);
+    let current = running_name(root).map_err(ApplyError::io(&now, "read"))?;
+    if current.is_some_and(|current| current != name) {
+        std::fs::write(&now, name).map_err(ApplyError::io(&now, "write"))?;
+        changes.done.push(format!("set the host name to {name}"));
+    }
+    Ok(())
 }
 
 /// A home with the skeleton in it, complete or not there at all.

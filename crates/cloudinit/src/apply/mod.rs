@@ -16,7 +16,8 @@ use crate::plan::Plan;
 
 pub use calls::{CallState, CallStatus, Services, carry_out_early, carry_out_late, planned};
 pub use check::check;
-pub use keys::authorized_keys;
+pub use files::{is_for_systemd, is_named};
+pub use keys::{KEY_NAME, authorized_keys, unauthorized};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
@@ -68,7 +69,8 @@ pub fn apply(plan: &Plan, root: &Path) -> Result<Changes, ApplyError> {
     for write in &plan.accounts {
         files::write(root, write, &mut changes)?;
     }
-    keys::authorize(root, &plan.keys, &mut changes)?;
+    let name = plan.key_name.as_deref().unwrap_or(keys::KEY_NAME);
+    keys::authorize(root, &plan.keys, name, &mut changes)?;
     for op in &plan.files {
         files::run(root, op, &mut changes)?;
     }

@@ -1,3 +1,6 @@
+mod again;
+mod network;
+
 use std::cell::RefCell;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -71,6 +74,10 @@ impl Services for Recorder {
     }
     fn nudge(&self, unit: &str) -> anyhow::Result<()> {
         self.ask(format!("nudge {unit}"), unit)
+    }
+
+    fn queue(&self, unit: &str) -> anyhow::Result<()> {
+        self.ask(format!("queue {unit}"), unit)
     }
 }
 
@@ -416,7 +423,7 @@ fn a_script_becomes_a_unit_that_runs_once_per_boot() {
     host.finish();
     assert_eq!(host.asked(), "reload\nstart cloudinit-script.service");
     let mode = host
-        .path(crate::plan::SCRIPT_PATH)
+        .path(&format!("{}/user-data", crate::plan::SCRIPTS))
         .metadata()
         .unwrap()
         .mode();
@@ -436,7 +443,11 @@ fn keys_of_others_stay() {
             )
             .replace('>', "# END coreos-cloudinit")
         };
-        assert_eq!(authorized_keys(&marked(old), keys), marked(expect));
+        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        assert_eq!(
+            authorized_keys(&marked(old), &keys, KEY_NAME),
+            marked(expect)
+        );
     };
     check("", &["a"], "<\na\n>\n");
     check("mine", &["a", "b"], "mine\n<\na\nb\n>\n");

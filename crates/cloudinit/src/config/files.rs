@@ -4,9 +4,10 @@ use base64::Engine;
 
 use super::Spanned;
 use super::reader::Reader;
+use crate::imports::{Import, Purpose};
 use crate::suggest::closest;
 use crate::userdata::gunzip;
-use crate::yaml::Node;
+use crate::yaml::{Entry, Node, Value};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
@@ -17,25 +18,57 @@ pub struct File {
     pub mode: u32,
     /// `user`, `user:group` or numbers; known names are the plan's business.
     pub owner: Option<Spanned<String>>,
+    /// Put behind what is in the file, unless it is there already.
+    pub append: bool,
 }
 
-const KEYS: &[&str] = &["content", "encoding", "owner", "path", "permissions"];
+/// A directory to make; of one that is there, mode and owner are set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    pub path: Spanned<String>,
+    pub mode: u32,
+    pub owner: Option<Spanned<String>>,
+}
+
+/// A symbolic link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub path: Spanned<String>,
+    pub target: String,
+}
+
+pub(super) const KEYS: &[&str] = &[
+    "append",
+    "content",
+    "defer",
+    "encoding",
+    "owner",
+    "path",
+    "permissions",
+    "source",
+];
+
+pub(super) const SOURCE_KEYS: &[&str] = &["headers", "uri"];
 
 pub(super) fn file(r: &mut Reader, node: &Node) -> Option<File> {
     let before = r.findings.len();
     let (mut path, mut content, mut encoding) = (None, None, None);
-    let (mut mode, mut owner) = (0o644, None);
+    let (mut mode, mut owner, mut append, mut origin) = (0o644, None, false, None);
     r.fields(node, KEYS, |r, key, node| match key {
-        "content" => content = r.string(node).map(|text| (text, node.pos)),
+        "append" => append = r.boolean(node),
+        // Users are there before any file is written.
+        "defer" => drop(r.boolean(node)),
+        "content" => content = r.bytes(node).map(|text| (text, node.pos)),
         "encoding" => encoding = r.string(node).map(|text| (text, node.pos)),
         "owner" => owner = r.spanned(node).filter(|owner| !owner.value.is_empty()),
         "path" => path = absolute(r, node),
         "permissions" => mode = permissions(r, node).unwrap_or(mode),
+        "source" => origin = source(r, node),
         _ => {}
     });
-    let (text, content_pos) = content.unwrap_or_else(|| (String::new(), node.pos));
+    let (text, content_pos) = content.unwrap_or_else(|| (Vec::new(), node.pos));
     let (encoding, encoding_pos) = encoding.unwrap_or_else(|| (String::new(), node.pos));
-    let content = match decode(&text, &encoding) {
+    let content = match decode(text, &encoding) {
         Ok(content) => content,
         Err(Problem::Encoding) => {
             r.within("encoding", |r| {
@@ -61,16 +94,44 @@ pub(super) fn file(r: &mut Reader, node: &Node) -> Option<File> {
         }
         return None;
     };
+    // What is at a URL counts more than what stands here, as in cloud-init.
+    let content = match origin {
+        Some(import) => r.content(import)?.bytes().to_vec(),
+        None => content,
+    };
     Some(File {
         path,
         content,
         mode,
         owner,
+        append,
     })
 }
 
+/// cloud-init's `source`: a URL, and lines for the request.
+fn source(r: &mut Reader, node: &Node) -> Option<Spanned<Import>> {
+    let (mut url, mut headers) = (None, Vec::new());
+    r.fields(node, SOURCE_KEYS, |r, key, node| match key {
+        "uri" => url = r.url(node),
+        _ => headers = named(r, node),
+    });
+    let mut import = url?.map(|url| Import::new(url, Purpose::File));
+    import.value.headers = headers;
+    Some(import)
+}
+
+/// A mapping of any names to lines.
+fn named(r: &mut Reader, node: &Node) -> Vec<(String, String)> {
+    let Value::Map(entries) = &node.value else {
+        r.error(node.pos, "expected a mapping of names to values");
+        return Vec::new();
+    };
+    let read = |entry: &Entry| Some((entry.key.clone(), r.line(&entry.node)?));
+    entries.iter().filter_map(read).collect()
+}
+
 /// The original joins a relative path to `/`, and takes `../../etc/x` too. The first is harmless.
-fn absolute(r: &mut Reader, node: &Node) -> Option<Spanned<String>> {
+pub(super) fn absolute(r: &mut Reader, node: &Node) -> Option<Spanned<String>> {
     let Spanned { value: text, place } = r.spanned(node)?;
     let parts: Vec<&str> = text
         .split('/')
@@ -109,7 +170,7 @@ fn permissions(r: &mut Reader, node: &Node) -> Option<u32> {
     }
 }
 
-const ENCODINGS: [&str; 8] = [
+pub(super) const ENCODINGS: [&str; 8] = [
     "b64",
     "base64",
     "gz",
@@ -125,23 +186,23 @@ enum Problem {
     Content(String),
 }
 
-fn decode(text: &str, encoding: &str) -> Result<Vec<u8>, Problem> {
+fn decode(content: Vec<u8>, encoding: &str) -> Result<Vec<u8>, Problem> {
     let gzip = |bytes: &[u8]| {
         gunzip(bytes).map_err(|problem| Problem::Content(format!("not gzip: {problem}")))
     };
     match encoding {
-        "" | "text/plain" => Ok(text.as_bytes().to_vec()),
-        "b64" | "base64" => base64(text),
-        "gz" | "gzip" => gzip(text.as_bytes()),
-        "gz+b64" | "gz+base64" | "gzip+b64" | "gzip+base64" => gzip(&base64(text)?),
+        "" | "text/plain" => Ok(content),
+        "b64" | "base64" => base64(content),
+        "gz" | "gzip" => gzip(&content),
+        "gz+b64" | "gz+base64" | "gzip+b64" | "gzip+base64" => gzip(&base64(content)?),
         _ => Err(Problem::Encoding),
     }
 }
 
 /// Line breaks and blanks are common in block scalars and mean nothing.
-fn base64(text: &str) -> Result<Vec<u8>, Problem> {
-    let packed: String = text.split_whitespace().collect();
+fn base64(mut text: Vec<u8>) -> Result<Vec<u8>, Problem> {
+    text.retain(|byte| !byte.is_ascii_whitespace());
     base64::engine::general_purpose::STANDARD
-        .decode(packed)
+        .decode(text)
         .map_err(|error| Problem::Content(format!("not base64: {error}")))
 }

@@ -3,23 +3,31 @@
 //! `text → tree → Config + findings`. Reading and checking are one pass, so that every value that
 //! makes it into [`Config`] is valid and every one that does not has a finding with its place.
 
+mod elsewhere;
 mod files;
+mod ignition;
+mod merge;
 mod reader;
+mod schema;
 mod sections;
 mod units;
 mod update;
 mod users;
 
 use crate::finding::{Finding, Place, Pos, has_errors};
+use crate::imports::{Import, Imported};
 use crate::substitute::{Variables, substitute};
 use crate::yaml;
 use reader::Reader;
 
-pub use files::File;
+pub(crate) use elsewhere::DONE;
+pub use files::{Directory, File, Link};
+pub(crate) use reader::is_url;
+pub use schema::schema;
 pub use sections::{EnvSection, Oem};
 pub use units::{DropIn, Unit, Verb};
 pub use update::Update;
-pub use users::User;
+pub use users::{Group, User};
 
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,14 +40,30 @@ impl<T> Spanned<T> {
     pub fn pos(&self) -> Pos {
         self.place.pos
     }
+
+    pub fn map<U>(self, to: impl FnOnce(T) -> U) -> Spanned<U> {
+        Spanned {
+            value: to(self.value),
+            place: self.place,
+        }
+    }
 }
 
 #[derive(Debug, Default, PartialEq)]
 pub struct Config {
     pub hostname: Option<String>,
+    /// The host name with its domain: cloud-init's.
+    pub fqdn: Option<String>,
     pub ssh_authorized_keys: Option<Spanned<Vec<String>>>,
+    /// Where more keys for the default user come from.
+    pub ssh_imports: Vec<Spanned<String>>,
+    /// What else is at a URL. Of a file whose content has not been fetched, nothing is in here but this.
+    pub imports: Vec<Spanned<Import>>,
+    pub groups: Vec<Group>,
     pub users: Vec<User>,
+    pub directories: Vec<Directory>,
     pub write_files: Vec<File>,
+    pub links: Vec<Link>,
     /// `manage_etc_hosts: localhost`, the only value there is.
     pub manage_etc_hosts: bool,
     pub units: Vec<Unit>,
@@ -50,6 +74,8 @@ pub struct Config {
     pub fleet: EnvSection,
     pub flannel: EnvSection,
     pub locksmith: EnvSection,
+    /// Sections that a service has to be there for: its unit, and where the section stands.
+    pub needs: Vec<Spanned<&'static str>>,
 }
 
 #[derive(Debug)]
@@ -69,7 +95,21 @@ impl Loaded {
 }
 
 /// Reads the text of a cloud-config, header included.
-pub fn load(text: &str, variables: &Variables) -> Loaded {
+pub fn load(text: &str, variables: &Variables, imported: &Imported) -> Loaded {
+    load_as(text, variables, imported, read)
+}
+
+/// Reads an Ignition config: JSON, and therefore YAML.
+pub fn load_ignition(text: &str, variables: &Variables, imported: &Imported) -> Loaded {
+    load_as(text, variables, imported, ignition::read)
+}
+
+fn load_as(
+    text: &str,
+    variables: &Variables,
+    imported: &Imported,
+    read: fn(&mut Reader, &yaml::Node, &mut Config),
+) -> Loaded {
     let substituted = substitute(text, variables);
     let mut loaded = Loaded {
         config: Config::default(),
@@ -80,8 +120,9 @@ pub fn load(text: &str, variables: &Variables) -> Loaded {
         Ok(None) => {}
         Ok(Some(mut tree)) => {
             tree.relocate(&|pos| substituted.original(pos));
-            let mut reader = Reader::default();
+            let mut reader = Reader::new(imported.clone());
             read(&mut reader, &tree, &mut loaded.config);
+            loaded.config.imports = reader.imports;
             loaded.findings = reader.findings;
         }
         Err(error) => {
@@ -95,7 +136,7 @@ pub fn load(text: &str, variables: &Variables) -> Loaded {
     loaded
 }
 
-const KEYS: &[&str] = &[
+pub(crate) const KEYS: &[&str] = &[
     "coreos",
     "hostname",
     "manage_etc_hosts",
@@ -105,7 +146,9 @@ const KEYS: &[&str] = &[
 ];
 
 fn read(r: &mut Reader, tree: &yaml::Node, config: &mut Config) {
-    r.fields(tree, KEYS, |r, key, node| match key {
+    let known = [KEYS, elsewhere::KEYS].concat();
+    let mut more = Config::default();
+    r.fields(tree, &known, |r, key, node| match key {
         "coreos" => read_coreos(r, node, config),
         "hostname" => config.hostname = r.string(node).and_then(|name| hostname(r, node, name)),
         "manage_etc_hosts" => config.manage_etc_hosts = etc_hosts(r, node),
@@ -116,8 +159,16 @@ fn read(r: &mut Reader, tree: &yaml::Node, config: &mut Config) {
         }
         "users" => config.users = r.list(node, users::user),
         "write_files" => config.write_files = r.list(node, files::file),
-        _ => {}
+        key => elsewhere::read(r, key, node, &mut more),
     });
+    // What cloud-init would do first comes first.
+    let boot = more.units.iter().position(elsewhere::is_first);
+    let first: Vec<Unit> = boot
+        .map(|index| more.units.remove(index))
+        .into_iter()
+        .collect();
+    config.units.splice(..0, first);
+    config.merge(more);
 }
 
 const COREOS_KEYS: &[&str] = &[
@@ -132,7 +183,25 @@ const COREOS_KEYS: &[&str] = &[
 ];
 
 fn read_coreos(r: &mut Reader, node: &yaml::Node, config: &mut Config) {
-    r.fields(node, COREOS_KEYS, |r, key, node| match key {
+    r.fields(node, COREOS_KEYS, |r, key, node| {
+        if let Some((_, unit)) = SERVICES.iter().find(|(section, _)| *section == key) {
+            let place = r.place(node);
+            config.needs.push(Spanned { value: unit, place });
+        }
+        read_section(r, key, node, config);
+    });
+}
+
+/// Sections, and the services that are to read them.
+const SERVICES: [(&str, &str); 4] = [
+    ("etcd", "etcd.service"),
+    ("etcd2", "etcd2.service"),
+    ("flannel", "flanneld.service"),
+    ("fleet", "fleet.service"),
+];
+
+fn read_section(r: &mut Reader, key: &str, node: &yaml::Node, config: &mut Config) {
+    match key {
         "etcd" => sections::read(r, node, sections::ETCD, &mut config.etcd),
         "etcd2" => sections::read(r, node, sections::ETCD2, &mut config.etcd2),
         "flannel" => sections::read(r, node, sections::FLANNEL, &mut config.flannel),
@@ -142,7 +211,7 @@ fn read_coreos(r: &mut Reader, node: &yaml::Node, config: &mut Config) {
         "units" => config.units = r.list(node, units::unit),
         "update" => update::read(r, node, &mut config.update),
         _ => {}
-    });
+    }
 }
 
 /// The kernel takes anything of up to 64 bytes. What DNS would not take is applied, because old

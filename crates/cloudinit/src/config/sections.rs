@@ -27,6 +27,12 @@ pub(super) struct Table {
     keys: &'static [(&'static str, Kind, &'static str)],
 }
 
+impl Table {
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.keys.iter().map(|(name, ..)| *name)
+    }
+}
+
 pub(super) fn read(r: &mut Reader, node: &Node, table: &Table, section: &mut EnvSection) {
     let names: Vec<&str> = table.keys.iter().map(|(key, ..)| *key).collect();
     let mut values: Vec<Option<String>> = vec![None; names.len()];
@@ -95,10 +101,11 @@ pub struct Oem {
     pub bug_report_url: String,
 }
 
+pub(super) const OEM: &[&str] = &["bug_report_url", "home_url", "id", "name", "version_id"];
+
 pub(super) fn oem(r: &mut Reader, node: &Node) -> Option<Oem> {
     let mut oem = Oem::default();
-    let keys = &["bug_report_url", "home_url", "id", "name", "version_id"];
-    r.fields(node, keys, |r, key, node| {
+    r.fields(node, OEM, |r, key, node| {
         let value = r.line(node).unwrap_or_default();
         match key {
             "bug_report_url" => oem.bug_report_url = value,

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use super::Spanned;
 use super::reader::Reader;
+use crate::finding::Place;
 use crate::suggest::closest;
 use crate::yaml::Node;
 
@@ -27,6 +28,22 @@ pub struct DropIn {
 }
 
 impl Unit {
+    /// Says nothing yet.
+    pub(crate) fn unnamed(place: Place) -> Self {
+        Self {
+            name: Spanned {
+                value: String::new(),
+                place,
+            },
+            content: None,
+            drop_ins: Vec::new(),
+            enable: false,
+            mask: false,
+            runtime: false,
+            command: None,
+        }
+    }
+
     /// Units of networkd live in their own directory and cannot be enabled or started.
     pub fn is_network(&self) -> bool {
         [".network", ".netdev", ".link"]
@@ -59,6 +76,10 @@ impl Verb {
         ("reload-or-try-restart", Self::ReloadOrTryRestart),
     ];
 
+    pub(super) fn names() -> Vec<&'static str> {
+        Self::ALL.iter().map(|(name, _)| *name).collect()
+    }
+
     /// The method of systemd's D-Bus manager.
     pub fn method(self) -> &'static str {
         match self {
@@ -89,25 +110,14 @@ impl std::fmt::Display for Verb {
     }
 }
 
-const KEYS: &[&str] = &[
+pub(super) const KEYS: &[&str] = &[
     "command", "content", "drop_ins", "enable", "mask", "name", "runtime",
 ];
 
 pub(super) fn unit(r: &mut Reader, node: &Node) -> Option<Unit> {
     let before = r.findings.len();
     let mut name = None;
-    let mut unit = Unit {
-        name: Spanned {
-            value: String::new(),
-            place: r.place(node),
-        },
-        content: None,
-        drop_ins: Vec::new(),
-        enable: false,
-        mask: false,
-        runtime: false,
-        command: None,
-    };
+    let mut unit = Unit::unnamed(r.place(node));
     r.fields(node, KEYS, |r, key, node| match key {
         "name" => name = r.spanned(node).filter(|name| file_name(r, name)),
         "content" => unit.content = r.string(node).filter(|text| !text.is_empty()),
@@ -168,7 +178,7 @@ fn check(r: &mut Reader, unit: &Unit) {
 }
 
 /// A name is the last part of a path; a slash would lead out of the directory.
-fn file_name(r: &mut Reader, name: &Spanned<String>) -> bool {
+pub(super) fn file_name(r: &mut Reader, name: &Spanned<String>) -> bool {
     let text = name.value.as_str();
     let valid = text.len() <= 255
         && !text.starts_with('.')

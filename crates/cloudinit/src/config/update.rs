@@ -32,8 +32,8 @@ impl Update {
     }
 }
 
-const KEYS: &[&str] = &["group", "interval", "reboot_strategy", "server"];
-const STRATEGIES: [&str; 4] = ["best-effort", "etcd-lock", "off", "reboot"];
+pub(super) const KEYS: &[&str] = &["group", "interval", "reboot_strategy", "server"];
+pub(super) const STRATEGIES: [&str; 4] = ["best-effort", "etcd-lock", "off", "reboot"];
 
 pub(super) fn read(r: &mut Reader, node: &Node, update: &mut Update) {
     r.fields(node, KEYS, |r, key, node| {

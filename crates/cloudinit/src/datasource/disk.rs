@@ -25,13 +25,21 @@ pub(super) struct Disk {
 impl Disk {
     /// Looks at every block device that can hold one.
     pub(super) fn find(probe: &Probe<'_>, labels: &[&str]) -> Option<Self> {
-        devices(probe).into_iter().find_map(|name| {
-            let path = probe.path(&format!("/dev/{name}"));
+        Self::all(probe).find(|disk| {
+            let label = disk.volume.label();
+            labels.iter().any(|l| l.eq_ignore_ascii_case(label))
+        })
+    }
+
+    /// Every one that can be read.
+    pub(super) fn all(probe: &Probe<'_>) -> impl Iterator<Item = Self> {
+        let paths: Vec<PathBuf> = devices(probe)
+            .iter()
+            .map(|name| probe.path(&format!("/dev/{name}")))
+            .collect();
+        paths.into_iter().filter_map(|path| {
             let volume = open(&path)?;
-            let wanted = labels
-                .iter()
-                .any(|l| l.eq_ignore_ascii_case(volume.label()));
-            wanted.then_some(Self { path, volume })
+            Some(Self { path, volume })
         })
     }
 

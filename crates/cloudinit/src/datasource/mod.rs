@@ -4,21 +4,35 @@
 //! are read in userspace, without mounting: no privileges, no kernel modules, nothing to clean up.
 
 mod config_drive;
+mod credentials;
 mod disk;
 mod fat;
+mod files;
 mod fw_cfg;
 mod iso9660;
-mod kernel_cmdline;
 mod nocloud;
+mod ovf;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tool;
+mod virtualbox;
+mod vmware;
+mod xenstore;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::finding::Finding;
 use crate::metadata::Metadata;
+
+pub(crate) use config_drive::openstack_metadata;
+pub(crate) use nocloud::meta_data;
+pub(crate) use ovf::METADATA;
+pub(crate) use ovf::azure_disc;
+pub use {config_drive::from_directory, ovf::from_file as ovf_file, vmware::guestinfo};
 
 pub trait Datasource: Sync {
     fn name(&self) -> &'static str;
@@ -26,14 +40,33 @@ pub trait Datasource: Sync {
     fn fetch(&self, probe: &Probe<'_>) -> Result<Option<Found>, SourceError>;
 }
 
-/// What a person said on this machine's command line comes first, then what the hypervisor hands
-/// over, then disks by their label.
-pub const SOURCES: [&dyn Datasource; 4] = [
-    &kernel_cmdline::KernelCmdline,
+/// What the hypervisor hands over, then disks by their label, then files. What a person said on the
+/// kernel command line comes before all of these, and what a service on the network has after:
+/// see [`crate::remote::detect()`].
+pub const SOURCES: [&dyn Datasource; 9] = [
+    &credentials::Credentials,
     &fw_cfg::FwCfg,
+    &vmware::VMware,
+    &virtualbox::VirtualBox,
+    &xenstore::XenStore,
     &nocloud::NoCloud,
     &config_drive::ConfigDrive,
+    &ovf::Ovf,
+    &files::Files,
 ];
+
+/// A file, if it is there.
+fn file(path: &Path, what: &str) -> Result<Option<Vec<u8>>, SourceError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(SourceError::Read {
+            path: path.to_owned(),
+            what: what.to_owned(),
+            source,
+        }),
+    }
+}
 
 /// The machine as sources see it; a directory that looks like `/` in tests.
 #[derive(Debug, Clone, Copy)]
@@ -47,14 +80,63 @@ impl Probe<'_> {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Found {
     /// The source and the exact place, e.g. `nocloud /dev/vdb`.
     pub origin: String,
+    #[serde(with = "packed")]
     pub user_data: Option<Vec<u8>>,
     pub metadata: Metadata,
     /// Remarks about the metadata; the places are in the metadata's own file.
     pub findings: Vec<Finding>,
+    /// Keys of VMware's guestinfo that are to be deleted once this was applied, see [`crate::forget`].
+    #[serde(default)]
+    pub forget: Vec<String>,
+}
+
+impl Found {
+    /// With what only `other` knows.
+    #[must_use]
+    pub fn completed(mut self, other: Self) -> Self {
+        // What was not used is not deleted either.
+        if self.user_data.is_none() {
+            self.user_data = other.user_data;
+            self.forget.extend(other.forget);
+        }
+        self.metadata.hostname = self.metadata.hostname.or(other.metadata.hostname);
+        for key in other.metadata.ssh_keys {
+            if !self.metadata.ssh_keys.contains(&key) {
+                self.metadata.ssh_keys.push(key);
+            }
+        }
+        self.findings.extend(other.findings);
+        self
+    }
+}
+
+/// Bytes as base64.
+mod packed {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(
+        bytes: &Option<Vec<u8>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        bytes
+            .as_ref()
+            .map(|bytes| STANDARD.encode(bytes))
+            .serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Vec<u8>>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| STANDARD.decode(text).map_err(D::Error::custom))
+            .transpose()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

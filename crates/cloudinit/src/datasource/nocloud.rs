@@ -4,6 +4,7 @@ use super::disk::Disk;
 use super::{Datasource, Found, Probe, SourceError};
 use crate::finding::Finding;
 use crate::metadata::Metadata;
+use crate::network::Format;
 use crate::yaml::{self, Node, Value};
 
 pub(super) struct NoCloud;
@@ -28,22 +29,15 @@ impl Datasource for NoCloud {
                 Err(finding) => found.findings.push(finding),
             }
         }
-        if disk.read("network-config")?.is_some() {
-            found.findings.push(
-                Finding::warning(
-                    crate::finding::Pos::START,
-                    "network-config",
-                    "not supported yet",
-                )
-                .hint("write .network files with coreos.units"),
-            );
+        if let Some(bytes) = disk.read("network-config")? {
+            found.network("network-config", Format::NoCloud, &bytes);
         }
         Ok(Some(found))
     }
 }
 
 /// YAML, of which JSON is a part.
-fn meta_data(bytes: &[u8]) -> Result<Metadata, Finding> {
+pub(crate) fn meta_data(bytes: &[u8]) -> Result<Metadata, Finding> {
     let text = String::from_utf8_lossy(bytes);
     let tree = yaml::parse(&text)
         .map_err(|error| Finding::warning(error.pos, "meta-data", error.message))?;

@@ -253,12 +253,16 @@ fn the_search_says_what_it_tried() {
         ("vda", fat_image("EFI", &[])),
         ("dm-0", fat_image("CIDATA", SEED)),
     ]);
-    machine.file("proc/cmdline", b"quiet cloud-config-url=http://example/x\n");
     insta::assert_snapshot!(machine.show(), @r"
-    kernel command line: cloud-config-url=http://example/x is not supported yet
+    credentials: not here
     fw_cfg: not here
+    vmware: not here
+    virtualbox: not here
+    xenstore: not here
     nocloud: not here
     config drive: not here
+    ovf disc: not here
+    file: not here
     ");
 }
 
@@ -327,7 +331,7 @@ fn bad_metadata_is_a_finding_and_the_user_data_still_counts() {
     let files: Files<'_> = &[
         ("user-data", "#cloud-config\n"),
         ("meta-data", "a: [\n"),
-        ("network-config", "version: 2\n"),
+        ("network-config", "version: 3\n"),
     ];
     let found = Machine::new(&[("vdb", fat_image("cidata", files))])
         .search()
@@ -335,10 +339,10 @@ fn bad_metadata_is_a_finding_and_the_user_data_still_counts() {
         .unwrap();
     assert!(found.user_data.is_some());
     let findings: Vec<String> = found.findings.iter().map(ToString::to_string).collect();
-    insta::assert_snapshot!(findings.join("\n"), @r"
+    insta::assert_snapshot!(findings.join("\n"), @r#"
     2:1: warning: meta-data: while parsing a node, did not find expected node content
-    1:1: warning: network-config: not supported yet (write .network files with coreos.units)
-    ");
+    1:10: warning: network-config: version: version "3" is not supported
+    "#);
 }
 
 /// The program that people make these disks with, where it is installed.
@@ -433,4 +437,135 @@ impl std::fmt::Debug for Names {
             Self::Joliet => "Joliet",
         })
     }
+}
+
+#[test]
+fn credentials_files_and_discs() {
+    let machine = Machine::new(&[]);
+    machine.file(
+        "run/credentials/cloudinit.service/cloudinit.user-data",
+        b"#!/bin/sh\n",
+    );
+    let meta = "run/credentials/cloudinit.service/cloudinit.meta-data";
+    machine.file(meta, b"local-hostname: c\n");
+    insta::assert_snapshot!(machine.show(), @r##"credentials /run/credentials/cloudinit.service: "#!/bin/sh\n" None Some("c") []"##);
+
+    let machine = Machine::new(&[]);
+    machine.file(
+        "var/lib/coreos-vagrant/vagrantfile-user-data",
+        b"#!/bin/sh\n",
+    );
+    insta::assert_snapshot!(machine.show(), @r##"file /var/lib/coreos-vagrant/vagrantfile-user-data: "#!/bin/sh\n" None None []"##);
+
+    let ovf = r#"<e xmlns:o="o"><Property o:key="guestinfo.userdata" o:value="x"/><Property o:key="guestinfo.hostname" o:value="v"/></e>"#;
+    let machine = Machine::new(&[("sr0", fat_image("OVF ENV", &[("ovf-env.xml", ovf)]))]);
+    insta::assert_snapshot!(machine.show(), @r#"ovf /dev/sr0: "x" None Some("v") []"#);
+}
+
+/// Azure's disc is only half of it: the metadata service is asked too.
+#[test]
+fn the_disc_of_azure() {
+    let xml = "<Environment><wa:ProvisioningSection xmlns:wa=\"w\"><LinuxProvisioningConfigurationSet><HostName>az</HostName><CustomData>IyEvYmluL3NoCg==</CustomData></LinuxProvisioningConfigurationSet></wa:ProvisioningSection></Environment>";
+    let machine = Machine::new(&[("sr0", fat_image("rd", &[("ovf-env.xml", xml)]))]);
+    assert!(machine.search().found.is_none());
+    let root = machine.0.path();
+    let disc = azure_disc(&Probe { root }).unwrap();
+    assert_eq!(disc.user_data.unwrap(), b"#!/bin/sh\n");
+    assert_eq!(disc.metadata.hostname.unwrap(), "az");
+}
+
+#[test]
+fn networks_on_a_config_drive() {
+    let meta = r#"{"network_config": {"content_path": "/content/0000"}}"#;
+    let machine = Machine::new(&[(
+        "vdb",
+        fat_image(
+            "config-2",
+            &[
+                ("openstack/latest/meta_data.json", meta),
+                (
+                    "openstack/content/0000",
+                    "auto eth0\niface eth0 inet static\n  address 192.0.2.7\n  netmask 255.255.255.0\n",
+                ),
+            ],
+        ),
+    )]);
+    let found = machine.search().found.unwrap();
+    let network = found.metadata.network.unwrap();
+    assert_eq!(network.links[0].addresses[0].to_string(), "192.0.2.7/24");
+    assert_eq!(found.findings, []);
+}
+
+/// A stand-in for the program, which answers as it does and writes its calls down.
+const VBOXCONTROL: &str = r#"#!/bin/sh
+here=${0%/*}
+echo "$*" >>"$here/calls"
+[ "$1 $2 $3" = "--nologo guestproperty get" ] || { echo "Syntax error" >&2; exit 1; }
+[ -e "$here/broken" ] && { echo "VBoxControl: error: Failed to contact the host/guest service" >&2; exit 1; }
+if [ -e "$here/properties$4/value" ]; then printf 'Value: %s\n' "$(cat "$here/properties$4/value")"
+else echo "No value set!"; fi
+"#;
+
+#[test]
+fn guest_properties_of_virtualbox() {
+    let machine = Machine::new(&[]);
+    machine.file("sys/class/dmi/id/product_name", b"VirtualBox\n");
+    let tried = machine.search().tried;
+    let line = tried.iter().find(|line| line.starts_with("virtualbox"));
+    assert!(
+        line.unwrap()
+            .contains("VBoxControl is not on this machine (looked in /usr/bin, ")
+    );
+
+    machine.file("opt/bin/VBoxControl", VBOXCONTROL.as_bytes());
+    let program = machine.0.path().join("opt/bin/VBoxControl");
+    std::fs::set_permissions(
+        &program,
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    assert!(machine.show().contains("virtualbox: not here"));
+    let set = |name: &str, value: &str| {
+        machine.file(&format!("opt/bin/properties{name}/value"), value.as_bytes());
+    };
+    set("/Ignition/Config", r#"{"ignition":{"version":"3.0.0"}}"#);
+    let ignition = r#""{\"ignition\":{\"version\":\"3.0.0\"}}" None None []"#;
+    assert_eq!(
+        machine.show(),
+        format!("virtualbox /Ignition/Config: {ignition}")
+    );
+    set("/Orlop/CloudConfig", "#cloud-config\nhostname: a\n");
+    set("/Orlop/Hostname", "v1");
+    set("/Orlop/SSHKeys", "ssh-ed25519 AAAA a\nssh-ed25519 BBBB b");
+    let rest = r#"None Some("v1") ["ssh-ed25519 AAAA a", "ssh-ed25519 BBBB b"]"#;
+    let text = r##""#cloud-config\nhostname: a""##;
+    assert_eq!(
+        machine.show(),
+        format!("virtualbox /Orlop/CloudConfig: {text} {rest}")
+    );
+    set("/Orlop/CloudConfig", "IyEvYmluL3NoCg==");
+    set("/Orlop/CloudConfig/Encoding", "base64");
+    let text = r##""#!/bin/sh\n""##;
+    assert_eq!(
+        machine.show(),
+        format!("virtualbox /Orlop/CloudConfig: {text} {rest}")
+    );
+    let calls = std::fs::read_to_string(machine.0.path().join("opt/bin/calls")).unwrap();
+    let last: Vec<&str> = calls.lines().rev().take(4).collect();
+    let names = ["SSHKeys", "Hostname", "CloudConfig/Encoding", "CloudConfig"];
+    let expect = names.map(|name| format!("--nologo guestproperty get /Orlop/{name}"));
+    assert_eq!(last, expect);
+
+    set("/Orlop/CloudConfig/Encoding", "rot13");
+    let tried = machine.search().tried.join("\n");
+    assert!(
+        tried.contains("virtualbox: guest properties: /Orlop/CloudConfig: unknown encoding"),
+        "{tried}"
+    );
+    machine.file("opt/bin/broken", b"");
+    let tried = machine.search().tried.join("\n");
+    assert!(
+        tried.contains("Failed to contact the host/guest service"),
+        "{tried}"
+    );
 }

@@ -183,7 +183,11 @@ impl Accounts {
     pub(super) fn create(&mut self, user: &User) -> Result<Option<Home>, String> {
         let name = user.name.value.as_str();
         let uids: Vec<u32> = self.files.passwd.numbers(2).collect();
-        let uid = self.free(&uids, user.system).ok_or("no user id is free")?;
+        let uid = match user.uid {
+            Some(uid) if uids.contains(&uid) => return Err(format!("user id {uid} is taken")),
+            Some(uid) => uid,
+            None => self.free(&uids, user.system).ok_or("no user id is free")?,
+        };
         let gid = match &user.primary_group {
             Some(group) => self
                 .gid(&group.value)

@@ -1,24 +1,29 @@
 //! Config, metadata and facts to a plan. The order is the original's; the corpus of recorded runs
 //! holds us to it.
 
-use super::accounts::Login;
+use super::facts::template;
+use super::settle::settle;
 use super::text;
-use super::{Accounts, Call, Facts, FileOp, FileWrite, Home, Keys, Owner, Plan};
-use crate::config::{Config, DropIn, EnvSection, Spanned, Unit, User, Verb};
+use super::{Accounts, Call, Facts, FileOp, FileWrite, Owner, Plan};
+use crate::config::{Config, DropIn, EnvSection, Spanned, Unit, Verb};
 use crate::finding::{Finding, Place, Pos};
 use crate::metadata::Metadata;
+use crate::network::render;
 
 /// The account that keys without a user are for.
 const DEFAULT_USER: &str = "core";
 
-pub const SCRIPT_PATH: &str = "/var/lib/cloudinit/scripts/user-data";
-const SCRIPT_UNIT: &str = "cloudinit-script.service";
+/// What locksmith's unit was called; calls to it reach ours.
+const LOCKSMITH_BEFORE: &str = "locksmithd.service";
+
+pub const SCRIPTS: &str = "/var/lib/cloudinit/scripts";
 
 /// What is to be planned.
 #[derive(Debug, Default)]
 pub struct Request<'a> {
     pub config: Config,
-    pub script: Option<&'a [u8]>,
+    /// Each with the name that its file and its unit get.
+    pub scripts: Vec<(String, &'a [u8])>,
     pub metadata: Metadata,
     /// Leaves `/etc/environment` alone: a config with a bad value stops there in the original.
     pub without_environment: bool,
@@ -34,146 +39,101 @@ pub fn build(request: &Request<'_>, facts: &Facts) -> (Plan, Vec<Finding>) {
     };
     let config = &request.config;
     let from_platform = request.metadata.usable_hostname();
-    let hostname = config.hostname.as_ref().or(from_platform);
-    builder.plan.hostname = hostname.cloned();
+    let wanted = config.hostname.as_deref().or(config.fqdn.as_deref());
+    builder.plan.hostname = wanted.or(from_platform).map(str::to_owned);
+    builder.plan.key_name = request.metadata.key_name.clone();
+    for (index, group) in config.groups.iter().enumerate() {
+        builder.group(group, &format!("groups[{index}]"));
+    }
     for (index, user) in config.users.iter().enumerate() {
-        builder.user(user, &format!("users[{index}]"));
+        builder.user(user, &format!("users[{index}]"), &request.metadata);
     }
     let (mut keys, place) = match &config.ssh_authorized_keys {
         Some(Spanned { value, place }) => (value.clone(), place.clone()),
         None => (Vec::new(), Place::new(Pos::START, "ssh_authorized_keys")),
     };
     keys.extend_from_slice(&request.metadata.ssh_keys);
+    keys.extend(builder.imported(&config.ssh_imports, &request.metadata));
     builder.keys(DEFAULT_USER, &keys, &place);
+    for import in &config.imports {
+        builder.import(import);
+    }
     builder.plan.accounts = builder.accounts.changed();
     builder.files(request, facts);
     let units = units(config);
     builder.unit_files(&units);
-    builder.calls(&units);
-    if let Some(script) = request.script {
-        builder.script(script);
+    builder.calls(&units, request.metadata.network.is_some());
+    builder.missing_units(config, facts);
+    for (name, script) in &request.scripts {
+        builder.script(name, script);
     }
+    settle(&mut builder.plan.files);
     (builder.plan, builder.findings)
 }
 
-struct Builder {
-    accounts: Accounts,
-    plan: Plan,
-    findings: Vec<Finding>,
+pub(super) struct Builder {
+    pub(super) accounts: Accounts,
+    pub(super) plan: Plan,
+    pub(super) findings: Vec<Finding>,
 }
 
 impl Builder {
-    fn error(&mut self, pos: Pos, path: &str, message: String) -> &mut Finding {
+    pub(super) fn error(&mut self, pos: Pos, path: &str, message: String) -> &mut Finding {
         self.findings.push(Finding::error(pos, path, message));
         let last = self.findings.len() - 1;
         &mut self.findings[last]
     }
 
-    fn user(&mut self, user: &User, path: &str) {
-        let name = user.name.value.as_str();
-        let changes = &mut self.plan.account_changes;
-        if self.accounts.login(name).is_some() {
-            // Everything else counts at creation only.
-            if let Some(hash) = &user.passwd
-                && self.accounts.set_password(name, hash)
-            {
-                changes.push(format!("set the password of {name}"));
-            }
-        } else {
-            self.missing_groups(user, path);
-            match self.accounts.create(user) {
-                Ok(home) => {
-                    let id = self.accounts.login(name).map_or(0, |login| login.uid);
-                    let changes = &mut self.plan.account_changes;
-                    changes.push(format!("create user {name} ({id})"));
-                    self.plan.homes.extend(home);
-                }
-                Err(problem) => {
-                    self.error(user.name.pos(), path, problem);
-                    return;
-                }
-            }
-        }
-        let place = Place::new(user.name.pos(), path);
-        self.keys(name, &user.ssh_authorized_keys, &place);
-        self.sudo(user, &place);
-    }
-
-    /// The original stops here, after half of its work. Groups that came with CoreOS, such as docker,
-    /// may come with an extension here: make them, and say so.
-    fn missing_groups(&mut self, user: &User, path: &str) {
-        for group in &user.groups {
-            let (name, pos) = (&group.value, group.pos());
-            if self.accounts.gid(name).is_some() {
-                continue;
-            }
-            match self.accounts.create_group(name, None, true) {
-                Ok(_) => self.findings.push(Finding::warning(
-                    pos,
-                    format!("{path}.groups"),
-                    format!("there is no group {name:?}; it is created"),
-                )),
-                Err(problem) => drop(self.error(pos, path, problem)),
-            }
-        }
-    }
-
-    fn keys(&mut self, user: &str, keys: &[String], place: &Place) {
-        if keys.is_empty() {
-            return;
-        }
-        let Some(Login { uid, gid, home }) = self.accounts.login(user) else {
-            let message = format!("keys for {user}, but there is no such user");
-            let key = place.key.as_str();
-            self.findings
-                .push(Finding::warning(place.pos, key, message));
-            return;
-        };
-        if !self.plan.homes.iter().any(|made| made.path == home) {
-            let path = home.clone();
-            self.plan.homes.push(Home { path, uid, gid });
-        }
-        self.plan.keys.push(Keys {
-            user: user.to_owned(),
-            uid,
-            gid,
-            home,
-            keys: keys.to_vec(),
-            place: place.clone(),
-        });
-    }
-
-    fn sudo(&mut self, user: &User, place: &Place) {
-        if user.sudo.is_empty() {
-            return;
-        }
-        let name = &user.name.value;
-        let rules: String = user
-            .sudo
-            .iter()
-            .map(|rule| format!("{name} {rule}\n"))
-            .collect();
-        // sudo skips files with a dot in their name.
-        let path = format!("/etc/sudoers.d/cloudinit-{}", name.replace('.', "_"));
-        self.write(place, path, rules.into_bytes(), 0o440, Owner::root());
-    }
-
     fn files(&mut self, request: &Request<'_>, facts: &Facts) {
         let config = &request.config;
+        for directory in &config.directories {
+            if let Some(owner) = self.owner(directory.owner.as_ref()) {
+                let Spanned { value: path, place } = directory.path.clone();
+                let mode = directory.mode;
+                self.plan.files.push(FileOp::Directory {
+                    path,
+                    mode,
+                    owner,
+                    place,
+                });
+            }
+        }
         for file in &config.write_files {
-            let owner = match &file.owner {
-                None => Owner::root(),
-                Some(Spanned { value, place }) => match self.accounts.owner(value) {
-                    Ok(owner) => owner,
-                    Err(unknown) => {
-                        self.findings
-                            .push(place.error(format!("{unknown} does not exist")));
-                        continue;
-                    }
-                },
+            let Some(owner) = self.owner(file.owner.as_ref()) else {
+                continue;
             };
             let Spanned { value: path, place } = &file.path;
-            self.write(place, path.clone(), file.content.clone(), file.mode, owner);
+            let content = match file.append {
+                true => {
+                    let planned = self.planned(path).map(|write| write.content.clone());
+                    text::appended(
+                        planned.unwrap_or_else(|| facts.content(path)),
+                        &file.content,
+                    )
+                }
+                false => file.content.clone(),
+            };
+            self.write(place, path.clone(), content, file.mode, owner);
+        }
+        for link in &config.links {
+            let Spanned { value: path, place } = link.path.clone();
+            // The one link that stands for a choice among what the release has.
+            if let Some(zone) = link.target.strip_prefix("../usr/share/zoneinfo/")
+                && path == "/etc/localtime"
+                && !facts.has(&format!("/usr/share/zoneinfo/{zone}"))
+            {
+                let message = format!("the time zone {zone:?} is not known here");
+                let key = place.key.as_str();
+                self.findings
+                    .push(Finding::warning(place.pos, key, message));
+                continue;
+            }
+            let target = link.target.clone();
+            self.plan.files.push(FileOp::Link {
+                path,
+                target,
+                place,
+            });
         }
         let of = |key| Place::new(Pos::START, key);
         if let Some(oem) = &config.oem {
@@ -191,17 +151,41 @@ impl Builder {
         }
         if config.manage_etc_hosts {
             let name = self.plan.hostname.as_ref().unwrap_or(&facts.hostname);
-            let line = format!("127.0.0.1 {name}\n");
+            let line = match &config.fqdn {
+                Some(fqdn) if fqdn != name => format!("127.0.0.1 {fqdn} {name}\n"),
+                _ => format!("127.0.0.1 {name}\n"),
+            };
             self.text(&of("manage_etc_hosts"), "/etc/hosts", line);
         }
         if let Some(env) = text::env_file(&config.flannel) {
             self.text(&of("coreos.flannel"), "/run/flannel/options.env", env);
+        }
+        if let Some(network) = &request.metadata.network {
+            for file in render(network) {
+                let path = format!("/run/systemd/network/{}", file.name);
+                self.text(&Place::whole(), path, file.text);
+            }
         }
         let given = self.planned("/etc/environment").is_some();
         if !given && !request.without_environment {
             let old = facts.environment.as_deref();
             if let Some(new) = text::environment(old, &request.metadata.addresses) {
                 self.text(&Place::whole(), "/etc/environment", new);
+            }
+        }
+    }
+
+    /// The owner that was asked for, if there is one of that name.
+    fn owner(&mut self, owner: Option<&Spanned<String>>) -> Option<Owner> {
+        let Some(Spanned { value, place }) = owner else {
+            return Some(Owner::root());
+        };
+        match self.accounts.owner(value) {
+            Ok(owner) => Some(owner),
+            Err(unknown) => {
+                self.findings
+                    .push(place.error(format!("{unknown} does not exist")));
+                None
             }
         }
     }
@@ -216,7 +200,14 @@ impl Builder {
 
     /// A path is written once, with what was last said about it: writing the one and then the other would
     /// change the file at every boot.
-    fn write(&mut self, place: &Place, path: String, content: Vec<u8>, mode: u32, owner: Owner) {
+    pub(super) fn write(
+        &mut self,
+        place: &Place,
+        path: String,
+        content: Vec<u8>,
+        mode: u32,
+        owner: Owner,
+    ) {
         self.plan
             .files
             .retain(|op| !matches!(op, FileOp::Write(write) if write.path == path));
@@ -264,7 +255,7 @@ impl Builder {
         }
     }
 
-    fn calls(&mut self, units: &[Unit]) {
+    fn calls(&mut self, units: &[Unit], network_of_platform: bool) {
         let calls = &mut self.plan.calls;
         let (network, services): (Vec<&Unit>, Vec<&Unit>) =
             units.iter().partition(|unit| unit.is_network());
@@ -280,7 +271,7 @@ impl Builder {
         {
             calls.push(Call::Reload);
         }
-        if !network.is_empty() {
+        if !network.is_empty() || network_of_platform {
             calls.push(Call::Unit {
                 verb: Verb::Restart,
                 unit: "systemd-networkd.service".to_owned(),
@@ -296,25 +287,70 @@ impl Builder {
         }
     }
 
+    /// Services that are asked for, and that nobody brings. What a section says is written all the same: an
+    /// extension may bring its service later.
+    fn missing_units(&mut self, config: &Config, facts: &Facts) {
+        let section = |need: &Spanned<&'static str>| (need.value.to_owned(), need.place.clone());
+        let unit = |unit: &Unit| {
+            // The rest of the kinds is often made by others: devices, mounts, slices.
+            let asked = unit.command.is_some() || unit.enable;
+            let kind = [".service", ".socket", ".timer", ".path"];
+            let name = &unit.name.value;
+            let known = kind.iter().any(|k| name.ends_with(k)) && name != LOCKSMITH_BEFORE;
+            (asked && known).then(|| (name.clone(), unit.name.place.clone()))
+        };
+        let missing = |builder: &Self, name: &str| !facts.has_unit(name) && !builder.brings(name);
+        for (name, place) in config.needs.iter().map(section) {
+            if missing(self, &name) {
+                let what = format!("there is no {name} on this host: this section does nothing");
+                self.findings.push(place.warning(what));
+            }
+        }
+        // A directory to try things in has no units at all.
+        let units = config.units.iter().filter(|_| facts.has_systemd());
+        for (name, place) in units.filter_map(unit) {
+            // Those of other keys are not the user's to bring.
+            if place.key.contains("units[") && missing(self, &name) {
+                let what = format!("there is no {name} on this host, and no content for it here");
+                self.findings.push(place.warning(what));
+            }
+        }
+    }
+
+    /// Whether the plan itself has a unit of this name.
+    fn brings(&self, unit: &str) -> bool {
+        let template = template(unit);
+        let is = |path: &str| {
+            let (dir, name) = path.rsplit_once('/').unwrap_or_default();
+            dir.ends_with("systemd/system") && (name == unit || Some(name) == template.as_deref())
+        };
+        self.plan.files.iter().any(|op| match op {
+            FileOp::Write(write) => is(&write.path),
+            FileOp::Link { path, .. } => is(path),
+            FileOp::Mask { .. } | FileOp::Directory { .. } | FileOp::Unmask { .. } => false,
+        })
+    }
+
     /// The script becomes a service: it has a journal, a state and a cgroup of its own, and it does
     /// not hold up the boot.
-    fn script(&mut self, script: &[u8]) {
+    fn script(&mut self, name: &str, script: &[u8]) {
         let place = Place::whole();
-        self.write(
-            &place,
-            SCRIPT_PATH.to_owned(),
-            script.to_vec(),
-            0o700,
-            Owner::root(),
+        let path = format!("{SCRIPTS}/{name}");
+        let unit = match name.strip_prefix("user-data") {
+            Some(number) => format!("cloudinit-script{number}.service"),
+            None => format!("cloudinit-{name}.service"),
+        };
+        self.write(&place, path.clone(), script.to_vec(), 0o700, Owner::root());
+        let text = format!(
+            "[Unit]\nDescription=User-data script\n\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart={path}\n"
         );
-        let unit = format!(
-            "[Unit]\nDescription=User-data script\n\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart={SCRIPT_PATH}\n"
-        );
-        self.text(&place, format!("/run/systemd/system/{SCRIPT_UNIT}"), unit);
-        self.plan.calls.push(Call::Reload);
+        self.text(&place, format!("/run/systemd/system/{unit}"), text);
+        if !self.plan.calls.contains(&Call::Reload) {
+            self.plan.calls.insert(0, Call::Reload);
+        }
         self.plan.calls.push(Call::Unit {
             verb: Verb::Start,
-            unit: SCRIPT_UNIT.to_owned(),
+            unit,
         });
     }
 }
@@ -336,7 +372,7 @@ fn units(config: &Config) -> Vec<Unit> {
         ("etcd.service", &config.etcd),
         ("etcd2.service", &config.etcd2),
         ("fleet.service", &config.fleet),
-        ("locksmithd.service", &config.locksmith),
+        (LOCKSMITH_BEFORE, &config.locksmith),
     ] {
         // The original adds these even if they say nothing. All that then comes of it is that a runtime
         // mask on a unit of this name is taken away again.
@@ -350,7 +386,7 @@ fn units(config: &Config) -> Vec<Unit> {
             mask: off,
             runtime: true,
             command: Some(if off { Verb::Stop } else { Verb::Restart }),
-            ..named("locksmithd.service")
+            ..named(LOCKSMITH_BEFORE)
         });
     }
     let update = &config.update;
@@ -376,16 +412,7 @@ fn section_unit(name: &str, section: &EnvSection) -> Unit {
 }
 
 fn named(name: &str) -> Unit {
-    Unit {
-        name: Spanned {
-            value: name.to_owned(),
-            place: Place::whole(),
-        },
-        content: None,
-        drop_ins: Vec::new(),
-        enable: false,
-        mask: false,
-        runtime: false,
-        command: None,
-    }
+    let mut unit = Unit::unnamed(Place::whole());
+    unit.name.value = name.to_owned();
+    unit
 }

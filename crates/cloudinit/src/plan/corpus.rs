@@ -2,15 +2,12 @@
 //! collection of configs can be compared by a script.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::root::resolve;
-
-use super::{Call, FileOp, FileWrite, Plan};
+use super::{Call, FileOp, FileWrite, Plan, is_already, links_to};
 
 /// Longer texts are told by their hash alone.
 const MAX_TEXT: usize = 16 * 1024;
@@ -32,7 +29,8 @@ impl Plan {
             calls.push(json!(["exec", "hostnamectl", ["set-hostname", name]]));
         }
         for keys in &self.keys {
-            let arguments = ["-u", &keys.user, "-a", "coreos-cloudinit"];
+            let name = self.key_name.as_deref().unwrap_or(crate::apply::KEY_NAME);
+            let arguments = ["-u", &keys.user, "-a", name];
             let stdin = json!({ "stdin": keys.keys.join("\n") });
             calls.push(json!(["exec", "update-ssh-keys", arguments, stdin]));
         }
@@ -56,9 +54,13 @@ impl Plan {
                     results.insert(&write.path, (!is_already(write, root)).then(|| file(write)));
                 }
                 FileOp::Mask { path, .. } => {
-                    let link = std::fs::read_link(host::under(root, path));
-                    let masked = link.is_ok_and(|target| target == Path::new("/dev/null"));
+                    let masked = links_to(path, "/dev/null", root);
                     results.insert(path, (!masked).then(|| json!({ "link": "/dev/null" })));
+                }
+                FileOp::Directory { .. } => {}
+                FileOp::Link { path, target, .. } => {
+                    let there = links_to(path, target, root);
+                    results.insert(path, (!there).then(|| json!({ "link": target })));
                 }
                 FileOp::Unmask { path } => {
                     let masked = |result: &mut Option<Value>| {
@@ -99,20 +101,4 @@ pub fn sha256(bytes: &[u8]) -> String {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
-}
-
-/// The file is there with this content, mode and owner.
-pub fn is_already(write: &FileWrite, root: &Path) -> bool {
-    let path = resolve(root, &write.path);
-    let Some((path, meta)) = path.ok().and_then(|path| {
-        let meta = std::fs::symlink_metadata(&path).ok()?;
-        Some((path, meta))
-    }) else {
-        return false;
-    };
-    meta.is_file()
-        && meta.len() == write.content.len() as u64
-        && meta.mode() & 0o7777 == write.mode
-        && (meta.uid(), meta.gid()) == (write.owner.uid, write.owner.gid)
-        && std::fs::read(&path).is_ok_and(|bytes| bytes == write.content)
 }

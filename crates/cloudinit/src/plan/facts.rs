@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Accounts;
+use crate::root::resolve;
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {}", path.display())]
@@ -21,7 +22,17 @@ pub struct Facts {
     pub update_conf: String,
     pub environment: Option<String>,
     pub hostname: String,
+    root: PathBuf,
 }
+
+const UNITS: [&str; 6] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/run/systemd/generator",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
 
 impl Facts {
     pub fn read(root: &Path, now: SystemTime) -> Result<Self, FactsError> {
@@ -37,8 +48,39 @@ impl Facts {
             update_conf,
             environment: read(root, "/etc/environment")?,
             hostname: host::machine::hostname(),
+            root: root.to_owned(),
         })
     }
+}
+
+impl Facts {
+    /// What is in a file now; nothing where it cannot be read.
+    pub(super) fn content(&self, path: &str) -> Vec<u8> {
+        let path = resolve(&self.root, path);
+        path.and_then(std::fs::read).unwrap_or_default()
+    }
+
+    pub(super) fn has_systemd(&self) -> bool {
+        self.has("/usr/lib/systemd/system") || self.has("/lib/systemd/system")
+    }
+
+    /// Whether systemd knows a unit of this name; an instance by its template.
+    pub(super) fn has_unit(&self, name: &str) -> bool {
+        let template = template(name).unwrap_or_default();
+        let known = |name: &str| UNITS.iter().any(|dir| self.has(&format!("{dir}/{name}")));
+        known(name) || (!template.is_empty() && known(&template))
+    }
+
+    pub(super) fn has(&self, path: &str) -> bool {
+        resolve(&self.root, path).is_ok_and(|path| path.symlink_metadata().is_ok())
+    }
+}
+
+/// `a@.service` of `a@b.service`.
+pub(super) fn template(unit: &str) -> Option<String> {
+    let (name, rest) = unit.split_once('@')?;
+    let (_, kind) = rest.rsplit_once('.')?;
+    Some(format!("{name}@.{kind}"))
 }
 
 /// A text file, if it is there.

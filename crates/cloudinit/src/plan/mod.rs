@@ -2,9 +2,12 @@
 //! calls to systemd. Building a plan reads facts but changes nothing; printing it is the dry run.
 
 mod accounts;
+mod already;
 mod build;
 mod corpus;
 mod facts;
+mod people;
+mod settle;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -12,12 +15,15 @@ mod text;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Verb;
+use crate::config::{Spanned, Verb};
 use crate::finding::Place;
+use crate::imports::Import;
 
 pub use accounts::Accounts;
-pub use build::{Request, SCRIPT_PATH, build};
-pub use corpus::{is_already, sha256};
+pub use already::is_already;
+pub(crate) use already::{is_masked, links_to};
+pub use build::{Request, SCRIPTS, build};
+pub use corpus::sha256;
 pub use facts::{Facts, FactsError};
 
 #[derive(Debug, Default, PartialEq)]
@@ -29,6 +35,10 @@ pub struct Plan {
     pub account_changes: Vec<String>,
     pub homes: Vec<Home>,
     pub keys: Vec<Keys>,
+    /// Under which name they stand, where it is not ours.
+    pub key_name: Option<String>,
+    /// What is fetched, keys included.
+    pub imports: Vec<Spanned<Import>>,
     pub files: Vec<FileOp>,
     pub calls: Vec<Call>,
 }
@@ -41,10 +51,35 @@ pub enum FileOp {
         path: String,
         place: Place,
     },
+    /// Made, or given this mode and owner.
+    Directory {
+        path: String,
+        mode: u32,
+        owner: Owner,
+        place: Place,
+    },
+    /// A symbolic link, in place of whatever file is there.
+    Link {
+        path: String,
+        target: String,
+        place: Place,
+    },
     /// Takes a mask away, and nothing else.
     Unmask {
         path: String,
     },
+}
+
+impl FileOp {
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Write(FileWrite { path, .. })
+            | Self::Mask { path, .. }
+            | Self::Directory { path, .. }
+            | Self::Link { path, .. }
+            | Self::Unmask { path } => path,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -136,7 +171,7 @@ impl Plan {
     pub fn writes(&self) -> impl Iterator<Item = &FileWrite> {
         let files = self.files.iter().filter_map(|op| match op {
             FileOp::Write(write) => Some(write),
-            FileOp::Mask { .. } | FileOp::Unmask { .. } => None,
+            _ => None,
         });
         self.accounts.iter().chain(files)
     }

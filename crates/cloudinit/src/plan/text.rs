@@ -56,6 +56,15 @@ fn merge(old: &str, mut lines: Vec<(String, String)>) -> String {
     out
 }
 
+/// `more` at the end of `old`, where it is not in there already.
+pub(super) fn appended(old: Vec<u8>, more: &[u8]) -> Vec<u8> {
+    let there = more.is_empty() || old.windows(more.len()).any(|part| part == more);
+    match there {
+        true => old,
+        false => [old, more.to_vec()].concat(),
+    }
+}
+
 /// The drop-in that hands a section to its service.
 pub(super) fn drop_in(section: &EnvSection) -> Option<String> {
     let lines: String = section

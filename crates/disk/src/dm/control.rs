@@ -41,9 +41,10 @@ impl Control {
     /// Nothing is left behind if a step fails.
     pub fn open_verity(&self, name: &str, target: &VerityTarget) -> Result<DeviceNumber, DmError> {
         check_name(name)?;
-        // The form by which cryptsetup recognises its own.
-        let root = target.root.to_string();
-        let uuid = format!("CRYPT-VERITY-{}-{name}", &root[..32]);
+        // The form by which cryptsetup recognises its own. The name has the second half of the hash, so
+        // that everybody can see which release is mounted.
+        let (first, second) = target.root.halves();
+        let uuid = format!("CRYPT-VERITY-{first}-{second}-{name}");
         let answer = self.call(DEV_CREATE, "create", name, wire::create(name, &uuid))?;
         let device = wire::device(&answer);
 
@@ -66,6 +67,14 @@ impl Control {
     pub fn remove(&self, name: &str) -> Result<(), DmError> {
         check_name(name)?;
         self.call(DEV_REMOVE, "remove", name, wire::request(name, 0, 0))?;
+        Ok(())
+    }
+
+    /// Removes a device as soon as nobody has it open any more.
+    pub fn remove_when_unused(&self, name: &str) -> Result<(), DmError> {
+        check_name(name)?;
+        let request = wire::request(name, wire::DEFERRED_REMOVE, 0);
+        self.call(DEV_REMOVE, "remove", name, request)?;
         Ok(())
     }
 

@@ -28,6 +28,7 @@ pub(super) const READONLY: u32 = 1 << 0;
 const SUSPEND: u32 = 1 << 1;
 const ACTIVE_PRESENT: u32 = 1 << 5;
 const BUFFER_FULL: u32 = 1 << 8;
+pub(super) const DEFERRED_REMOVE: u32 = 1 << 17;
 
 /// A block device's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@
 mod create;
 mod dir;
 mod fat;
+mod file;
 mod name;
 mod uki;
 
@@ -17,6 +18,8 @@ pub use uki::FirstSector;
 
 use crate::Slot;
 use crate::io::{BlockIo, SECTOR, read_at, write_at};
+pub use file::EspFile;
+
 use dir::{Dirent, Listing};
 use fat::Fat;
 use name::Name;
@@ -29,8 +32,11 @@ pub const LINUX_DIR: &str = "EFI/Linux";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub slot: Slot,
+    /// 9 if it is not counted.
     pub tries_left: u8,
     pub tries_done: u8,
+    /// Each start costs it a try. What is not counted can be started for ever.
+    pub counted: bool,
     /// Of the UKI, in bytes.
     pub size: u64,
     /// It begins as a PE does ("MZ"); one that was disabled does not, and is not offered.
@@ -41,6 +47,17 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Where the UKI is, as [`Esp::read_file`] takes it.
+    pub fn path(&self) -> String {
+        let name = Name {
+            slot: self.slot,
+            left: self.tries_left,
+            done: self.tries_done,
+            counted: self.counted,
+        };
+        format!("{LINUX_DIR}/{name}")
+    }
+
     /// The boot loader would start it, without anybody choosing it.
     pub fn is_bootable(&self) -> bool {
         self.valid && self.tries_left > 0
@@ -119,6 +136,7 @@ impl<T: Read + Seek> Esp<T> {
             slot,
             tries_left: name.left,
             tries_done: name.done,
+            counted: name.counted,
             size: u64::from(dirent.size),
             valid: self.starts_as_pe(dirent)?,
             copies: copies.len(),
@@ -128,6 +146,28 @@ impl<T: Read + Seek> Esp<T> {
     pub fn read_file(&mut self, path: &str) -> Result<Vec<u8>, EspError> {
         let dirent = self.find(path)?;
         self.read_data(&dirent)
+    }
+
+    /// The same, without holding the file in memory.
+    pub fn into_reader(mut self, path: &str) -> Result<EspFile<T>, EspError> {
+        let dirent = self.find(path)?;
+        let size = u64::from(dirent.size);
+        let mut chain = Vec::new();
+        if size > 0 {
+            chain = self.fat.chain(dirent.first_cluster)?;
+            chain.truncate(self.fat.clusters_for(size));
+        }
+        let len = self.fat.cluster_bytes();
+        if (chain.len() as u64 * len) < size {
+            return Err(EspError::Corrupt {
+                what: "a file has fewer clusters than its size says",
+            });
+        }
+        let offsets: Vec<u64> = chain
+            .iter()
+            .map(|cluster| self.fat.offset(*cluster))
+            .collect();
+        Ok(EspFile::new(self.io, offsets.into_iter(), len, size))
     }
 
     /// The bytes that a new UKI for this slot can have: what is free and what its old one has.
@@ -264,8 +304,23 @@ impl<T: BlockIo> Esp<T> {
         if let Some(tries) = [left, done].into_iter().find(|n| *n > 9) {
             return Err(EspError::Tries { tries });
         }
+        self.rename(Name {
+            slot,
+            left,
+            done,
+            counted: true,
+        })
+    }
+
+    /// Takes a slot's counters away: however often it is started, it stays ahead of what has no tries
+    /// left. One sector, as with the counters.
+    pub fn uncount(&mut self, slot: Slot) -> Result<(), EspError> {
+        self.rename(Name::uncounted(slot))
+    }
+
+    fn rename(&mut self, name: Name) -> Result<(), EspError> {
+        let slot = name.slot;
         let dirent = self.single(slot)?.ok_or(EspError::NoEntry { slot })?;
-        let name = Name { slot, left, done };
         self.put(name, Some(&dirent), dirent.first_cluster, dirent.size)
     }
 

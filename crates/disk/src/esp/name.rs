@@ -3,16 +3,21 @@
 use crate::Slot;
 use std::fmt;
 
-/// A slot's boot entry with its counters: `usr-a+3-0.efi` has 3 tries left and none done.
+/// A slot's boot entry with its counters: `usr-a+3-0.efi` has 3 tries left and none done. `usr-a.efi`
+/// is not counted, and never runs out.
 ///
-/// Always 13 characters, so that one long-name entry holds all of it (Microsoft's FAT
+/// At most 13 characters, so that one long-name entry holds all of it (Microsoft's FAT
 /// specification, "Long Directory Entries") and a new count is a new sector, not a new layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Name {
     pub(super) slot: Slot,
     pub(super) left: u8,
     pub(super) done: u8,
+    pub(super) counted: bool,
 }
+
+/// The tries left of what is not counted: more than anything that is counted ever has.
+pub(super) const UNCOUNTED: u8 = 9;
 
 pub(super) const NAME_LEN: usize = 13;
 
@@ -21,7 +26,9 @@ impl Name {
     pub(super) fn parse(name: &str) -> Option<Name> {
         let name = name.to_ascii_lowercase();
         let rest = name.strip_prefix("usr-")?.strip_suffix(".efi")?;
-        let (slot, counters) = rest.split_once('+')?;
+        let Some((slot, counters)) = rest.split_once('+') else {
+            return Some(Name::uncounted(rest.parse().ok()?));
+        };
         // The Boot Loader Specification lets "-0" be left out.
         let (left, done) = counters.split_once('-').unwrap_or((counters, "0"));
         let digit = |text: &str| match text.as_bytes() {
@@ -32,13 +39,28 @@ impl Name {
             slot: slot.parse().ok()?,
             left: digit(left)?,
             done: digit(done)?,
+            counted: true,
         })
+    }
+
+    pub(super) fn uncounted(slot: Slot) -> Name {
+        Name {
+            slot,
+            left: UNCOUNTED,
+            done: 0,
+            counted: false,
+        }
     }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Name { slot, left, done } = self;
+        let Name {
+            slot, left, done, ..
+        } = self;
+        if !self.counted {
+            return write!(f, "usr-{slot}.efi");
+        }
         write!(f, "usr-{slot}+{}-{}.efi", left.min(&9), done.min(&9))
     }
 }
@@ -111,8 +133,11 @@ mod tests {
         check("usr-b+0-3.efi", Some((Slot::B, 0, 3)));
         check("USR-B+2-1.EFI", Some((Slot::B, 2, 1)));
         check("usr-a+3.efi", Some((Slot::A, 3, 0)));
+        check("USR-A.EFI", Some((Slot::A, UNCOUNTED, 0)));
+        assert_eq!(Name::uncounted(Slot::B).to_string(), "usr-b.efi");
         for not in [
-            "usr-a.efi",
+            "usr-.efi",
+            "usr-c.efi",
             "usr-c+3-0.efi",
             "usr-a+10-0.efi",
             "usr-a+-0.efi",
@@ -126,6 +151,7 @@ mod tests {
             slot: Slot::B,
             left: 2,
             done: 1,
+            counted: true,
         };
         assert_eq!(name.to_string(), "usr-b+2-1.efi");
         assert_eq!(name.to_string().len(), NAME_LEN);

@@ -123,6 +123,7 @@ impl<T: BlockIo> Esp<T> {
             slot,
             left: FRESH.0,
             done: FRESH.1,
+            counted: true,
         };
         self.put(name, old.as_ref(), chain[0], size)?;
         self.shorten(&chain, need)?;

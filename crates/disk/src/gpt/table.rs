@@ -35,8 +35,19 @@ impl Table {
         }
         let mut gpt = GPT::read_from(io, SECTOR_U64).map_err(GptError::Read)?;
         // Keeps all arithmetic on sectors and bytes below from overflowing.
-        let absurd = |entry: &GPTPartitionEntry| entry.ending_lba >= 1 << 54;
-        if gpt.iter().any(|(_, entry)| absurd(entry)) || gpt.header.last_usable_lba >= 1 << 54 {
+        const MOST: u64 = 1 << 54;
+        let header = &gpt.header;
+        let absurd =
+            |entry: &GPTPartitionEntry| entry.starting_lba >= MOST || entry.ending_lba >= MOST;
+        if gpt
+            .iter()
+            .any(|(_, entry)| entry.is_used() && absurd(entry))
+            || [header.first_usable_lba, header.last_usable_lba]
+                .iter()
+                .chain([&header.primary_lba, &header.backup_lba])
+                .chain([&header.partition_entry_lba])
+                .any(|lba| *lba >= MOST)
+        {
             return Err(GptError::Read(gptman::Error::InvalidPartitionBoundaries));
         }
         let primary_damaged = gpt.is_backup();
@@ -259,5 +270,28 @@ fn check_dimensions(io: &mut (impl Read + Seek), offset: u64) -> Result<(), GptE
     if size != 128 || !(1..=1024).contains(&count) || header.first_usable_lba == 0 {
         return Err(GptError::Unsupported { count, size });
     }
-    Ok(())
+    check_starts(io, header.partition_entry_lba, count)
+}
+
+/// `gptman` looks for what all starts are multiples of, and panics when each of them is 0: that is
+/// where the boot sector is, and no partition.
+fn check_starts(io: &mut (impl Read + Seek), lba: u64, count: u32) -> Result<(), GptError> {
+    // In between there is room for all entries.
+    let Some(offset) = lba.checked_mul(SECTOR_U64).filter(|at| *at < 1 << 63) else {
+        return Err(GptError::Read(gptman::Error::InvalidPartitionBoundaries));
+    };
+    let mut starts = Vec::new();
+    for number in 0..u64::from(count) {
+        // Reading one does not always end where the next begins.
+        let sought = io.seek(SeekFrom::Start(offset + number * 128));
+        // As above: what cannot be read is said by whoever reads all of it.
+        let (Ok(_), Ok(entry)) = (sought, GPTPartitionEntry::read_from(io)) else {
+            return Ok(());
+        };
+        starts.extend(entry.is_used().then_some(entry.starting_lba));
+    }
+    match !starts.is_empty() && starts.iter().all(|start| *start == 0) {
+        true => Err(GptError::Read(gptman::Error::InvalidPartitionBoundaries)),
+        false => Ok(()),
+    }
 }

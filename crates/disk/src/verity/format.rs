@@ -44,6 +44,13 @@ impl Levels {
         Levels(levels)
     }
 
+    /// Where the lowest level, the hashes of the data, begins on the verity partition, in bytes.
+    /// A single data block has none.
+    pub fn leaves_at(&self) -> Option<u64> {
+        let (_, above) = self.0.split_last()?;
+        Some((1 + above.iter().sum::<u64>()) * BLOCK)
+    }
+
     /// Bytes on the verity partition: the superblock's block and all levels.
     pub fn image_size(&self) -> u64 {
         (1 + self.0.iter().sum::<u64>()) * BLOCK
@@ -131,6 +138,8 @@ mod tests {
         check(16385, &[1, 2, 129]);
         check(20000, &[1, 2, 157]);
         assert_eq!(Levels::of(16385).image_size(), 133 * 4096);
+        assert_eq!(Levels::of(16385).leaves_at(), Some(4 * 4096));
+        assert_eq!(Levels::of(1).leaves_at(), None);
         // A full slot of the standard layout.
         assert!(Levels::of(524_288).image_size() < 17 << 20);
     }

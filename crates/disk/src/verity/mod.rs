@@ -10,7 +10,7 @@ mod tree;
 
 pub use format::{BLOCK_SIZE, Levels, SALT, Superblock, VerityError};
 #[cfg(feature = "tree")]
-pub use tree::{Hasher, Tree, build, root_hash_of};
+pub use tree::{Hasher, Tree, build, hash_block, root_hash_of, root_of_leaves};
 
 use crate::guid::parse_hex;
 use std::fmt;
@@ -24,6 +24,18 @@ pub struct RootHash(pub [u8; 32]);
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not a root hash (want 64 hex digits)")]
 pub struct RootHashError(String);
+
+impl RootHash {
+    /// Of every hash of a tree, in bytes.
+    pub const SIZE: usize = 32;
+
+    /// As text, 32 hex digits each.
+    pub(crate) fn halves(&self) -> (String, String) {
+        let text = self.to_string();
+        let (first, second) = text.split_at(32);
+        (first.to_owned(), second.to_owned())
+    }
+}
 
 impl fmt::Display for RootHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -20,6 +20,18 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// The hashes of the data blocks, in order.
+    pub fn leaves(&self) -> &[u8] {
+        match Levels::of(self.data_blocks).0.last() {
+            None => &self.root.0,
+            Some(blocks) => {
+                let level = usize::try_from(*blocks).unwrap_or(0) * BLOCK_SIZE;
+                let hashes = usize::try_from(self.data_blocks).unwrap_or(0) * HASH;
+                &self.blocks[self.blocks.len() - level..][..hashes]
+            }
+        }
+    }
+
     /// What the verity partition holds: superblock and tree. The superblock's UUID is the first
     /// half of the root hash, as is the data partition's: nothing about it is random.
     pub fn image(&self) -> Vec<u8> {
@@ -58,13 +70,13 @@ impl Hasher {
             if self.partial.len() < BLOCK_SIZE {
                 return;
             }
-            self.leaves.extend_from_slice(&hash(&self.partial));
+            self.leaves.extend_from_slice(&hash_block(&self.partial));
             self.partial.clear();
         }
         let blocks = data.chunks_exact(BLOCK_SIZE);
         self.partial.extend_from_slice(blocks.remainder());
         for block in blocks {
-            self.leaves.extend_from_slice(&hash(block));
+            self.leaves.extend_from_slice(&hash_block(block));
         }
     }
 
@@ -73,27 +85,46 @@ impl Hasher {
         if self.size == 0 || !self.partial.is_empty() {
             return Err(VerityError::Size { size: self.size });
         }
-        let data_blocks = (self.leaves.len() / HASH) as u64;
-        let mut levels = Vec::new();
-        let mut hashes = self.leaves;
-        while hashes.len() > HASH {
-            hashes.resize(hashes.len().next_multiple_of(BLOCK_SIZE), 0);
-            let above = hashes.chunks_exact(BLOCK_SIZE).flat_map(hash).collect();
-            levels.push(std::mem::replace(&mut hashes, above));
-        }
-        debug_assert_eq!(levels.len(), Levels::of(data_blocks).0.len());
-        let mut root = [0; HASH];
-        root.copy_from_slice(&hashes);
-        Ok(Tree {
-            root: RootHash(root),
-            data_blocks,
-            blocks: levels.into_iter().rev().flatten().collect(),
-        })
+        Ok(of_leaves(self.leaves))
+    }
+
+    /// The hashes of all blocks so far, in order: the lowest level.
+    pub fn leaves(&self) -> &[u8] {
+        &self.leaves
     }
 }
 
+/// The upper levels above the hashes of at least one block.
+fn of_leaves(leaves: Vec<u8>) -> Tree {
+    let data_blocks = (leaves.len() / HASH) as u64;
+    let mut levels = Vec::new();
+    let mut hashes = leaves;
+    while hashes.len() > HASH {
+        hashes.resize(hashes.len().next_multiple_of(BLOCK_SIZE), 0);
+        let above = hashes
+            .chunks_exact(BLOCK_SIZE)
+            .flat_map(hash_block)
+            .collect();
+        levels.push(std::mem::replace(&mut hashes, above));
+    }
+    debug_assert_eq!(levels.len(), Levels::of(data_blocks).0.len());
+    let mut root = [0; HASH];
+    root.copy_from_slice(&hashes);
+    Tree {
+        root: RootHash(root),
+        data_blocks,
+        blocks: levels.into_iter().rev().flatten().collect(),
+    }
+}
+
+/// Where hashes of blocks lead to; none if they are not whole hashes, at least one.
+pub fn root_of_leaves(leaves: &[u8]) -> Option<RootHash> {
+    let whole = !leaves.is_empty() && leaves.len().is_multiple_of(HASH);
+    whole.then(|| of_leaves(leaves.to_vec()).root)
+}
+
 /// Format 1: the salt comes before the block.
-fn hash(block: &[u8]) -> [u8; HASH] {
+pub fn hash_block(block: &[u8]) -> [u8; HASH] {
     Sha256::new()
         .chain_update(SALT)
         .chain_update(block)

@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod faults;
+mod life;
+mod planted;
 mod recorder;
 
 use disk::esp::{self, Bootloader, Esp};
@@ -32,7 +35,7 @@ struct Release {
 
 impl Release {
     fn new(seed: u8, blocks: usize, uki_len: usize) -> Release {
-        let mut random = Random(0x1234_5678_9abc_def1 * (u64::from(seed) + 1));
+        let mut random = Random(0x1234_5678_9abc_def1_u64.wrapping_mul(u64::from(seed) + 1));
         let mut bytes = |len: usize| -> Vec<u8> {
             std::iter::repeat_with(|| random.next().to_le_bytes())
                 .flatten()

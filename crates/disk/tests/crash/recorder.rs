@@ -5,6 +5,7 @@ use disk::io::SyncIo;
 use disk::stage::{Device, Devices};
 use disk::{Slot, gpt};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
 use std::rc::Rc;
 
@@ -161,7 +162,18 @@ impl Random {
 /// some of what was not. Between two syncs no more can happen than just before the second.
 /// Returns how many states there were.
 pub(crate) fn replay(start: &[u8], log: &[Event], look: &mut dyn FnMut(&mut Vec<u8>)) -> usize {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let random = &mut Random(0x9e37_79b9_7f4a_7c15);
+    replay_with(start, log, random, 15, look)
+}
+
+/// The same, with a choice of how many random subsets: five of each round.
+pub(crate) fn replay_with(
+    start: &[u8],
+    log: &[Event],
+    random: &mut Random,
+    rounds: usize,
+    look: &mut dyn FnMut(&mut Vec<u8>),
+) -> usize {
     let mut bytes = start.to_vec();
     let mut pending: Vec<(Device, usize, &[u8; SECTOR])> = Vec::new();
     let mut states = 0;
@@ -169,7 +181,7 @@ pub(crate) fn replay(start: &[u8], log: &[Event], look: &mut dyn FnMut(&mut Vec<
         match event {
             Some(Event::Write { device, lba, data }) => pending.push((*device, *lba, data)),
             Some(Event::Sync { .. }) | None => {
-                for chosen in choices(pending.len(), &mut random) {
+                for chosen in choices(pending.len(), random, rounds) {
                     let mut undo = Vec::new();
                     for (_, (_, lba, data)) in chosen.iter().zip(&pending).filter(|(c, _)| **c) {
                         let sector = &mut bytes[lba * SECTOR..(lba + 1) * SECTOR];
@@ -200,21 +212,21 @@ pub(crate) fn replay(start: &[u8], log: &[Event], look: &mut dyn FnMut(&mut Vec<
 }
 
 /// Which of the writes made it: none, all, prefixes, all but one, only one, random ones; every
-/// subset if there are few writes.
-fn choices(len: usize, random: &mut Random) -> Vec<Vec<bool>> {
+/// subset if there are few writes. No choice comes twice.
+fn choices(len: usize, random: &mut Random, rounds: usize) -> BTreeSet<Vec<bool>> {
     if len <= 5 {
         return (0..1usize << len)
             .map(|set| (0..len).map(|i| set >> i & 1 == 1).collect())
             .collect();
     }
-    let mut choices = vec![vec![false; len], vec![true; len]];
-    for _ in 0..15 {
+    let mut choices = BTreeSet::from([vec![false; len], vec![true; len]]);
+    for _ in 0..rounds {
         let cut = usize::try_from(random.next() % len as u64).unwrap();
-        choices.push((0..len).map(|i| i < cut).collect());
-        choices.push((0..len).map(|i| i >= cut).collect());
-        choices.push((0..len).map(|i| i != cut).collect());
-        choices.push((0..len).map(|i| i == cut).collect());
-        choices.push((0..len).map(|_| random.next() >> 40 & 1 == 1).collect());
+        choices.insert((0..len).map(|i| i < cut).collect());
+        choices.insert((0..len).map(|i| i >= cut).collect());
+        choices.insert((0..len).map(|i| i != cut).collect());
+        choices.insert((0..len).map(|i| i == cut).collect());
+        choices.insert((0..len).map(|_| random.next() >> 40 & 1 == 1).collect());
     }
     choices
 }

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 pub use parse::{ConfError, Warning};
 pub use value::{
-    RebootStrategy, Weekday, Window, WindowStart, format_duration, parse_duration,
+    RebootStrategy, RebootType, Weekday, Window, WindowStart, format_duration, parse_duration,
     parse_window_start,
 };
 
 use parse::{Fragment, Merged, fragment};
-use value::{parse_group, parse_server, parse_strategy};
+use release::Channel;
+use value::{parse_channel, parse_group, parse_rate, parse_server, parse_strategy, parse_type};
 
 /// Later files win.
 pub const FILES: [&str; 2] = ["/usr/share/orlop/update.conf", "/etc/coreos/update.conf"];
@@ -27,10 +28,17 @@ pub const FILES: [&str; 2] = ["/usr/share/orlop/update.conf", "/etc/coreos/updat
 pub struct UpdateConf {
     /// `GROUP`: the channel, in the form that [`release::Channel`] takes.
     pub group: String,
+    /// `CHANNEL`: whose signed releases are taken, where `GROUP` names a group of the server's and no
+    /// channel.
+    pub channel: Option<Channel>,
+    /// `DOWNLOAD_RATE`: bytes per second that a download may take.
+    pub download_rate: Option<u64>,
     /// `SERVER`: the Omaha URL; `None` when updates are switched off (`SERVER=disabled`, or no line).
     pub server: Option<String>,
     /// `REBOOT_STRATEGY`.
     pub reboot_strategy: RebootStrategy,
+    /// `REBOOT_TYPE`.
+    pub reboot_type: RebootType,
     /// `POLL_INTERVAL`.
     pub poll_interval: Duration,
     /// `REBOOT_WINDOW_START` and `REBOOT_WINDOW_LENGTH`; `None`: any time is fine.
@@ -43,8 +51,11 @@ impl Default for UpdateConf {
     fn default() -> Self {
         Self {
             group: "stable".to_owned(),
+            channel: None,
+            download_rate: None,
             server: None,
             reboot_strategy: RebootStrategy::Reboot,
+            reboot_type: RebootType::Hard,
             poll_interval: Duration::from_secs(45 * 60),
             reboot_window: None,
             warnings: Vec::new(),
@@ -80,11 +91,20 @@ impl UpdateConf {
         if let Some(group) = merged.take("GROUP", parse_group)? {
             conf.group = group;
         }
+        if let Some(channel) = merged.take("CHANNEL", parse_channel)? {
+            conf.channel = channel;
+        }
+        if let Some(rate) = merged.take("DOWNLOAD_RATE", parse_rate)? {
+            conf.download_rate = rate;
+        }
         if let Some(server) = merged.take("SERVER", parse_server)? {
             conf.server = server;
         }
         if let Some(strategy) = merged.take("REBOOT_STRATEGY", parse_strategy)? {
             conf.reboot_strategy = strategy;
+        }
+        if let Some(kind) = merged.take("REBOOT_TYPE", parse_type)? {
+            conf.reboot_type = kind;
         }
         if let Some(interval) = merged.take("POLL_INTERVAL", |text| {
             parse_duration(text).and_then(|d| match d.as_secs() {
@@ -211,6 +231,10 @@ mod tests {
         check(
             "REBOOT_STRATEGY=now\n",
             "/etc/coreos/update.conf:1: REBOOT_STRATEGY=now: use reboot, off, best-effort or etcd-lock",
+        );
+        check(
+            "REBOOT_TYPE=soft\n",
+            "/etc/coreos/update.conf:1: REBOOT_TYPE=soft: use hard, or auto for a soft-reboot where the kernel stays the same",
         );
         check(
             "REBOOT_WINDOW_START=\"Thursday 4\"\n",

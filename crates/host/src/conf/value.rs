@@ -44,9 +44,58 @@ pub(super) fn parse_strategy(text: &str) -> Result<RebootStrategy, String> {
         .ok_or_else(|| "use reboot, off, best-effort or etcd-lock".to_owned())
 }
 
+/// What a reboot into a staged release is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RebootType {
+    /// Of the whole machine.
+    #[default]
+    Hard,
+    /// Of userspace alone where the kernel part is the same.
+    Auto,
+}
+
+pub(super) fn parse_type(text: &str) -> Result<RebootType, String> {
+    match text {
+        "hard" => Ok(RebootType::Hard),
+        "auto" => Ok(RebootType::Auto),
+        _ => Err("use hard, or auto for a soft-reboot where the kernel stays the same".to_owned()),
+    }
+}
+
 pub(super) fn parse_group(text: &str) -> Result<String, String> {
     let channel: Channel = text.parse().map_err(|e: ChannelError| e.to_string())?;
     Ok(channel.to_string())
+}
+
+/// Empty: as if there were no line.
+pub(super) fn parse_channel(text: &str) -> Result<Option<Channel>, String> {
+    match text {
+        "" => Ok(None),
+        text => text
+            .parse()
+            .map(Some)
+            .map_err(|e: ChannelError| e.to_string()),
+    }
+}
+
+/// `500K`, `2M` (powers of 1024) or plain bytes, each per second.
+pub(super) fn parse_rate(text: &str) -> Result<Option<u64>, String> {
+    if matches!(text, "" | "unlimited") {
+        return Ok(None);
+    }
+    let (number, unit) = match text.strip_suffix(['K', 'M', 'G']) {
+        Some(number) if text.ends_with('K') => (number, 1 << 10),
+        Some(number) if text.ends_with('M') => (number, 1 << 20),
+        Some(number) => (number, 1 << 30),
+        None => (text, 1),
+    };
+    let rate = number.parse().ok().and_then(|n: u64| n.checked_mul(unit));
+    match rate {
+        // Slower than this, no release would ever arrive.
+        Some(rate) if rate >= 4096 => Ok(Some(rate)),
+        _ => Err("use bytes per second, such as 500K or 2M (at least 4K), or unlimited".into()),
+    }
 }
 
 pub(super) fn parse_server(text: &str) -> Result<Option<String>, String> {

@@ -160,6 +160,16 @@ impl Systemd {
         )
     }
 
+    /// Starts userspace anew under the same kernel, as `systemctl soft-reboot` does.
+    pub fn soft_reboot(&self) -> Result<(), SystemdError> {
+        self.queue(
+            "StartUnit",
+            "start",
+            "soft-reboot.target",
+            "replace-irreversibly",
+        )
+    }
+
     /// Makes systemd read its unit files again.
     pub fn daemon_reload(&self) -> Result<(), SystemdError> {
         self.call("Reload", &[], "reload", "systemd").map(drop)

@@ -12,7 +12,7 @@ mod response;
 mod xml;
 
 pub use request::{AppRequest, Event, EventMeaning, Os, Request};
-pub use response::{AppResponse, Offer, Package, Response, UpdateCheck};
+pub use response::{AppResponse, Offer, Package, Response, UpdateCheck, holds_back};
 
 /// The application that Flatcar's servers know, so that they can serve Orlop too.
 pub const APP_ID: &str = "e96281a6-d1af-4bde-9a0a-97b76e56dc57";

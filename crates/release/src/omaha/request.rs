@@ -71,6 +71,8 @@ pub enum EventMeaning {
     Failed,
     /// The operator had the host forget what failed.
     FailuresCleared,
+    /// Put off by the host.
+    Deferred,
     Other,
 }
 
@@ -84,6 +86,7 @@ impl EventMeaning {
             Self::DownloadFailed => "download failed",
             Self::Failed => "failed",
             Self::FailuresCleared => "failures cleared",
+            Self::Deferred => "deferred",
             Self::Other => "other",
         }
     }
@@ -151,7 +154,10 @@ impl Event {
         match (self.event_type, self.event_result) {
             (13, 1) => EventMeaning::DownloadStarted,
             (14, 1) => EventMeaning::Downloaded,
-            (3, 1) => EventMeaning::Staged,
+            // The second is what clients without a reboot of their own say.
+            (3 | 800, 1) => EventMeaning::Staged,
+            // Allowed, but not now: the user is busy, or the connection is metered.
+            (_, 9) => EventMeaning::Deferred,
             (3, 2) => EventMeaning::Good,
             (13 | 14, 0) => EventMeaning::DownloadFailed,
             (3, 0) => EventMeaning::Failed,
@@ -356,6 +362,16 @@ mod tests {
                 event_result: 1,
                 ..Event::default()
             },
+            Event {
+                event_type: 3,
+                event_result: 9,
+                ..Event::default()
+            },
+            Event {
+                event_type: 2,
+                event_result: 1,
+                ..Event::default()
+            },
         ];
         let meanings: Vec<_> = all.iter().map(|event| event.meaning().as_str()).collect();
         assert_eq!(
@@ -368,6 +384,8 @@ mod tests {
                 "download failed",
                 "failed",
                 "failures cleared",
+                "staged",
+                "deferred",
                 "other"
             ]
         );

@@ -1,6 +1,6 @@
 use super::OmahaError;
 use super::xml::Element;
-use crate::{FileName, Sha256, Version};
+use crate::{FileName, Sha1, Sha256, Version};
 
 /// What a server answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +48,24 @@ pub struct Package {
     pub name: FileName,
     pub size: u64,
     pub sha256: Option<Sha256>,
+    /// For update_engine, which wants it of its payload.
+    pub sha1: Option<Sha1>,
     pub required: bool,
+}
+
+/// Nebraska's words for "not now": its policy holds the update back, or waits for the end of one that it
+/// believes to be under way. Nothing is wrong then, as opposed to its other `error-` words.
+const HOLDS_BACK: [&str; 5] = [
+    "error-maxUpdatesPerPeriodLimitReached",
+    "error-maxConcurrentUpdatesLimitReached",
+    "error-maxTimedOutUpdatesLimitReached",
+    "error-updateInProgressOnInstance",
+    "error-updatesDisabled",
+];
+
+/// Whether a refusal means that the server would rather be asked again later.
+pub fn holds_back(status: &str) -> bool {
+    HOLDS_BACK.contains(&status)
 }
 
 impl UpdateCheck {
@@ -59,7 +76,10 @@ impl UpdateCheck {
                 .attr("status", "noupdate")
                 .child(Element::new("urls"))
                 .child(Element::new("manifest").attr("version", running)),
-            Self::Refused(status) => check.attr("status", status),
+            Self::Refused(status) => check
+                .attr("status", status)
+                .child(Element::new("urls"))
+                .child(Element::new("manifest").attr("version", "")),
             Self::Offer(offer) => check
                 .attr("status", "ok")
                 .child(
@@ -91,11 +111,13 @@ impl Offer {
         let packages = self.packages.iter().map(|package| {
             Element::new("package")
                 .attr("name", &package.name)
+                .attr_if("hash", package.sha1.map(Sha1::to_base64))
                 .attr("size", package.size)
                 .attr("required", package.required)
                 .attr_if("hash_sha256", package.sha256)
         });
-        // Flatcar's clients compare this digest with the first package's.
+        // Flatcar's clients compare this digest with the first package's, and wait longer after
+        // every failure unless they are told not to.
         let actions = self
             .packages
             .first()
@@ -104,6 +126,10 @@ impl Offer {
                 Element::new("action")
                     .attr("event", "postinstall")
                     .attr("sha256", digest.to_base64())
+                    .attr("needsadmin", false)
+                    .attr("IsDelta", false)
+                    .attr("IsDeltaPayload", false)
+                    .attr("DisablePayloadBackoff", true)
             });
         Element::new("manifest")
             .attr("version", &self.version)
@@ -142,6 +168,7 @@ impl Package {
             sha256: package
                 .get("hash_sha256")
                 .and_then(|digest| digest.parse().ok()),
+            sha1: None,
             required: package.get("required") == Some("true"),
         })
     }
@@ -171,13 +198,22 @@ impl Response {
         let root = Element::read(text, "response")?;
         let daystart = root.find("daystart").and_then(|d| d.get("elapsed_seconds"));
         let apps = root.all("app").map(|app| {
+            let status = app.need("status")?.to_owned();
+            let check = app
+                .find("updatecheck")
+                .map(UpdateCheck::from_element)
+                .transpose()?;
             Ok(AppResponse {
                 app_id: app.need("appid")?.into(),
-                status: app.need("status")?.into(),
-                update_check: app
-                    .find("updatecheck")
-                    .map(UpdateCheck::from_element)
-                    .transpose()?,
+                // Nebraska says why in the app's status, and only that it does not work in the
+                // check's.
+                update_check: check.map(|check| match check {
+                    UpdateCheck::Refused(_) if status != "ok" => {
+                        UpdateCheck::Refused(status.chars().take(80).collect())
+                    }
+                    check => check,
+                }),
+                status,
                 ping: app.find("ping").is_some(),
                 events: app.all("event").count(),
             })
@@ -212,6 +248,7 @@ mod tests {
             name: name.parse().unwrap(),
             size,
             sha256: Some(Sha256::of(name)),
+            sha1: None,
             required: true,
         };
         Offer {
@@ -244,7 +281,7 @@ mod tests {
                       <package name="uki.efi" size="12000000" required="true" hash_sha256="210740b437fc45781460ed6cbfedbcc6f4c2250e60110b5308f0b429f904bbb9"/>
                     </packages>
                     <actions>
-                      <action event="postinstall" sha256="F/P/y9zZxYG6KLyPEZsI+OMxBPs9XK/umQ2/cQ4XKds="/>
+                      <action event="postinstall" sha256="F/P/y9zZxYG6KLyPEZsI+OMxBPs9XK/umQ2/cQ4XKds=" needsadmin="false" IsDelta="false" IsDeltaPayload="false" DisablePayloadBackoff="true"/>
                     </actions>
                   </manifest>
                 </updatecheck>
@@ -307,6 +344,35 @@ mod tests {
         check(
             "<updatecheck status='ok'><manifest version='2'><packages><package name='../x' size='1'/></packages></manifest></updatecheck>",
             r#"line 1, column 95: name="../x" in <package>: "../x" cannot name a file of a release: use up to 100 letters, digits, '.', '_', '-', not starting with '.'"#,
+        );
+    }
+
+    #[test]
+    fn nebraska_holds_back() {
+        let xml = r#"<?xml version="1.0" encoding="UTF-8"?>
+            <response protocol="3.0" server="nebraska"><daystart elapsed_seconds="0"/>
+            <app appid="{x}" status="error-maxUpdatesPerPeriodLimitReached"><ping status="ok"/>
+            <updatecheck status="error-internal"/></app></response>"#;
+        let response = Response::from_xml(xml).unwrap();
+        let Some(UpdateCheck::Refused(status)) = &response.apps[0].update_check else {
+            panic!("{response:?}");
+        };
+        assert_eq!(status, "error-maxUpdatesPerPeriodLimitReached");
+        assert!(holds_back(status) && !holds_back("error-unknownApplicationOrGroup"));
+    }
+
+    #[test]
+    fn a_refusal_is_whole_as_well() {
+        let xml = answer(UpdateCheck::Refused("error-internal".into())).to_xml();
+        let check = xml
+            .lines()
+            .skip(6)
+            .take(4)
+            .map(str::trim)
+            .collect::<String>();
+        assert_eq!(
+            check,
+            r#"<updatecheck status="error-internal"><urls/><manifest version=""/></updatecheck>"#
         );
     }
 

@@ -21,17 +21,24 @@ interface io.orlop.UpdateEngine
 method GetStatus() -> (status: object)
 
 # Asks the server; installs nothing. `available` is the version that Update would install.
-method Check() -> (status: object, available: ?string)
+# `from`: as with Update.
+method Check(from: ?string) -> (status: object, available: ?string)
 
 # Checks, downloads and writes. With `more`, the status is sent each time it changes.
 # `force` also takes a version that failed here before, or an older one, and tells the server so.
-method Update(force: ?bool) -> (status: object, available: ?string)
+# `download_only` fetches and does not write. `from` is the URL of a published tree that is taken
+# instead of what the server says: `tuf/` and a directory for each version.
+method Update(force: ?bool, download_only: ?bool, from: ?string) -> (status: object, available: ?string)
 
 # Makes the next boot take the other slot. The rebooting is the reboot manager's (or yours).
 method Rollback() -> (status: object, available: ?string)
 
 # Forgets which releases failed here, and has the server forget it.
 method ClearFailed() -> (status: object, available: ?string)
+
+# Asks for no reboot into a staged release (which boots all the same at the next one, whoever asks for it),
+# and shows the last error no longer. Over with the next Update.
+method Reset() -> (status: object, available: ?string)
 
 # Not now: see the message.
 error Busy (message: string)
@@ -50,6 +57,29 @@ struct Nothing {}
 struct Update {
     #[serde(default)]
     force: Option<bool>,
+    #[serde(default)]
+    download_only: Option<bool>,
+    #[serde(default)]
+    from: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Check {
+    #[serde(default)]
+    from: Option<String>,
+}
+
+/// With the slash at its end that everything else relies on.
+fn tree(from: Option<String>) -> Result<Option<String>, VarlinkError> {
+    let Some(url) = from else { return Ok(None) };
+    match url.starts_with("http://") || url.starts_with("https://") {
+        true => Ok(Some(format!("{}/", url.trim_end_matches('/')))),
+        false => Err(VarlinkError::message(
+            "io.orlop.UpdateEngine.Failed",
+            format!("{url:?} is no http:// or https:// address"),
+        )),
+    }
 }
 
 /// Accepts callers on a thread of its own.
@@ -99,17 +129,23 @@ impl Handler for Service {
                 Event::Asked(Ask {
                     install: true,
                     force: update.force.unwrap_or(false),
+                    download_only: update.download_only.unwrap_or(false),
+                    from: tree(update.from)?,
+                })
+            }
+            "Check" => {
+                let check: Check = call.params()?;
+                Event::Asked(Ask {
+                    from: tree(check.from)?,
+                    ..Ask::LOOK
                 })
             }
             _ => {
                 let _: Nothing = call.params()?;
                 match method {
-                    "Check" => Event::Asked(Ask {
-                        install: false,
-                        force: false,
-                    }),
                     "Rollback" => Event::AskedRollback,
                     "ClearFailed" => Event::ClearFailed,
+                    "Reset" => Event::Reset,
                     _ => return Err(VarlinkError::method_not_found(&call.method)),
                 }
             }

@@ -5,6 +5,7 @@
 
 mod evidence;
 mod ipc;
+mod metrics;
 mod work;
 
 use std::collections::VecDeque;
@@ -17,6 +18,7 @@ use anyhow::Context as _;
 use host::UpdateConf;
 use host::cmdline::Cmdline;
 use host::os_release::OsRelease;
+use host::running;
 use jiff::Timestamp;
 use release::status::EngineStatus;
 use release::{Channel, Version};
@@ -26,7 +28,8 @@ use crate::engine::{Action, Busy, Engine, Event, Host, Phase, Settings, Why, ste
 use crate::fetch::{Fetcher, Patience};
 use crate::memory::Memory;
 use crate::paths::Paths;
-use crate::wire;
+use crate::trust::Follow;
+use crate::{health, wire};
 use work::{Task, Worker};
 
 /// How often the configuration is looked at while nothing else happens.
@@ -66,6 +69,8 @@ struct Driver {
     conf_changed: Option<SystemTime>,
     deadline: Option<Instant>,
     ready: bool,
+    /// Metrics are there, and say whether this boot is good.
+    counted: Option<bool>,
 }
 
 /// Runs until the process is killed: there is no state that a crash could harm.
@@ -107,6 +112,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
         conf_changed: conf_changed(root),
         deadline: None,
         ready: false,
+        counted: None,
         paths,
     };
     driver.run(&inputs)
@@ -176,7 +182,7 @@ impl Driver {
             let _ = caller.send(Answer::Refused(busy));
             return Ok(());
         }
-        let immediate = event == Event::ClearFailed;
+        let immediate = matches!(event, Event::ClearFailed | Event::Reset);
         if !immediate {
             self.callers.push(caller.clone());
         }
@@ -205,6 +211,9 @@ impl Driver {
         }
         self.act(actions)?;
         self.publish();
+        if before.phase == Phase::Proving && self.engine.good {
+            health::forget(&self.paths, self.engine.host.root_hash);
+        }
         if before.phase == Phase::Starting && self.engine.phase != Phase::Starting {
             self.become_ready();
         }
@@ -244,7 +253,7 @@ impl Driver {
                 }
                 Action::ReadSlots => Task::ReadSlots,
                 Action::Check(ask) => Task::Check(settings, slot, ask),
-                Action::Download(offer) => Task::Download(offer),
+                Action::Download(offer) => Task::Download(offer, settings.rate),
                 Action::Stage(offer, after) => Task::Stage(offer, after),
                 Action::RollBack => Task::RollBack,
                 Action::Tell(reports) => Task::Tell(settings, slot, reports),
@@ -271,7 +280,9 @@ impl Driver {
 
     /// A failure to ask is not worth dying for: the release is staged and boots whenever.
     fn ask_reboot(&self, version: &Version, reason: Why) {
-        let text = format!("{}\n", json!({ "version": version, "reason": reason }));
+        let soft = self.engine.soft_reboot_is_enough();
+        let text = json!({ "version": version, "reason": reason, "soft": soft });
+        let text = format!("{text}\n");
         if let Err(e) =
             host::atomic::write(&self.paths.reboot_needed(), text.as_bytes(), 0o644, None)
         {
@@ -289,6 +300,14 @@ impl Driver {
         };
         if changed && let Err(e) = write_status(&self.paths, &status) {
             tracing::error!("cannot publish the status: {e:#}");
+        }
+        let good = self.engine.good;
+        if changed || self.counted != Some(good) {
+            let text = metrics::text(&self.engine.host.version, good, &status);
+            match host::atomic::write(&self.paths.metrics(), text.as_bytes(), 0o644, None) {
+                Ok(()) => self.counted = Some(good),
+                Err(e) => tracing::error!("cannot publish metrics: {e}"),
+            }
         }
         if self.engine.is_settled() {
             for caller in std::mem::take(&mut self.callers) {
@@ -348,15 +367,15 @@ fn facts(root: &Path) -> anyhow::Result<Host> {
         .parse()
         .with_context(|| format!("os-release: IMAGE_VERSION={version}"))?;
     let cmdline = Cmdline::read(root)?;
-    let root_hash = cmdline
-        .get("usrhash")
+    let root_hash = running::root_hash(root)?
         .map(|hash| hash.parse())
         .transpose()
         .context("usrhash= on the kernel command line")?;
     Ok(Host {
         version,
         root_hash,
-        boot_id: host::machine::boot_id(root)?,
+        boot_id: running::boot(root)?,
+        kernel: running::kernel(root).and_then(|kernel| kernel.parse().ok()),
         architecture: match std::env::consts::ARCH {
             "x86_64" => "x86-64",
             "aarch64" => "arm64",
@@ -381,6 +400,10 @@ fn settings(root: &Path) -> Settings {
             (UpdateConf::default(), Channel::stable(), problem)
         }
     };
+    let follow = Follow {
+        channel: conf.channel.clone(),
+        group: channel.clone(),
+    };
     for warning in &conf.warnings {
         tracing::warn!("{warning}");
     }
@@ -389,8 +412,10 @@ fn settings(root: &Path) -> Settings {
     }
     Settings {
         channel,
+        follow,
         server: conf.server,
         interval: conf.poll_interval,
+        rate: conf.download_rate,
         problem,
     }
 }

@@ -9,14 +9,17 @@ use host::varlink::{Client, VarlinkError};
 use release::dsse::{Envelope, MAX_ENVELOPE};
 use release::omaha::{self, AppRequest, Os, Request, Response, UpdateCheck};
 use release::status::Health;
-use release::{MANIFEST_FILE, Sha256, Slot};
+use release::tuf::ChannelTargets;
+use release::{MANIFEST_FILE, Sha256, Slot, Version};
 
 use super::Input;
 use crate::engine::{AfterStaging, Ask, Event, Host, Offer, Settings, Trouble};
-use crate::fetch::{Fetcher, Want};
+use crate::fetch::{FetchError, Fetcher, Want};
 use crate::memory::{Code, Report};
 use crate::paths::Paths;
-use crate::{keys, wire};
+use crate::trust::{self, FromNetwork, Overrides, Store, TrustError};
+use crate::way::Way;
+use crate::{health, keys, wire};
 
 /// Flushing a slow disk may take long, but not without a word for ever.
 const WRITER_SILENCE: Duration = Duration::from_secs(300);
@@ -24,7 +27,7 @@ const WRITER_SILENCE: Duration = Duration::from_secs(300);
 pub(super) enum Task {
     ReadSlots,
     Check(Settings, Option<Slot>, Ask),
-    Download(Box<Offer>),
+    Download(Box<Offer>, Option<u64>),
     Stage(Box<Offer>, AfterStaging),
     RollBack,
     Tell(Settings, Option<Slot>, Vec<Report>),
@@ -54,8 +57,8 @@ impl Worker {
         let settle = |result: Result<Event, Trouble>| Some(result.unwrap_or_else(Event::Trouble));
         match task {
             Task::ReadSlots => Some(Event::Found(self.slots().map_err(|e| e.to_string()))),
-            Task::Check(settings, slot, ask) => settle(self.check(&settings, slot, ask)),
-            Task::Download(offer) => settle(self.download(&offer)),
+            Task::Check(settings, slot, ask) => settle(self.check(&settings, slot, &ask)),
+            Task::Download(offer, rate) => settle(self.download(&offer, rate)),
             Task::Stage(offer, after) => settle(self.stage(&offer, after)),
             Task::RollBack => settle(self.roll_back().map_err(|e| writer_trouble(e, None))),
             Task::Tell(settings, slot, reports) => {
@@ -122,7 +125,10 @@ impl Worker {
         }
     }
 
-    fn check(&self, settings: &Settings, slot: Option<Slot>, ask: Ask) -> Result<Event, Trouble> {
+    fn check(&self, settings: &Settings, slot: Option<Slot>, ask: &Ask) -> Result<Event, Trouble> {
+        if let Some(tree) = &ask.from {
+            return self.check_tree(settings, tree, ask);
+        }
         let app = AppRequest {
             update_check: true,
             force: ask.force,
@@ -136,6 +142,10 @@ impl Worker {
         let offer = match app.update_check {
             Some(UpdateCheck::Offer(offer)) => offer,
             Some(UpdateCheck::NoUpdate { .. }) => return Ok(Event::NothingNew),
+            Some(UpdateCheck::Refused(status)) if omaha::holds_back(&status) => {
+                tracing::info!("the server holds the update back for now: {status}");
+                return Ok(Event::NothingNew);
+            }
             Some(UpdateCheck::Refused(status)) => {
                 return Err(server_trouble(format!(
                     "the server answers {status:?}; asking again later"
@@ -155,9 +165,14 @@ impl Worker {
             )));
         }
         // Several URLs are alternatives: the first that has a manifest we believe.
+        let bases: Vec<String> = offer
+            .codebases
+            .iter()
+            .map(|base| format!("{}/", base.trim_end_matches('/')))
+            .collect();
         let mut trouble = None;
-        for base in &offer.codebases {
-            match self.offer(base) {
+        for base in &bases {
+            match self.offer(settings, base, &bases) {
                 Ok(offer) => return Ok(Event::Offered(Box::new(offer))),
                 Err(t) => {
                     trouble = trouble.or(Some(Trouble {
@@ -170,31 +185,103 @@ impl Worker {
         Err(trouble.unwrap_or_else(|| server_trouble("no URL".into())))
     }
 
-    /// The signature comes first: nothing else is looked at before it is good.
-    fn offer(&self, base: &str) -> Result<Offer, Trouble> {
-        let base = format!("{}/", base.trim_end_matches('/'));
+    /// From a published tree, without a server: the newest that the channel has for this host.
+    fn check_tree(&self, settings: &Settings, tree: &str, ask: &Ask) -> Result<Event, Trouble> {
+        let Some(targets) = self.targets(settings, &format!("{tree}tuf/"))? else {
+            return Err(server_trouble(
+                "this release has no TUF root, so it cannot tell which version of a tree is the newest".into(),
+            ));
+        };
+        let suits = |custom: &serde_json::Value| {
+            let minimum = custom.get("minimum_source_version");
+            let minimum = minimum.and_then(|v| v.as_str()?.parse::<Version>().ok());
+            let architecture = custom.get("architecture").and_then(|v| v.as_str());
+            minimum.is_none_or(|minimum| minimum <= self.host.version)
+                && architecture.is_none_or(|it| it == self.host.architecture)
+        };
+        let newest = targets
+            .iter()
+            .filter(|(_, meta)| ask.force || meta.custom.as_ref().is_none_or(suits))
+            .filter_map(|(path, _)| {
+                let name = path.rsplit_once('/')?.1;
+                let version = name.strip_suffix(MANIFEST_FILE)?.strip_suffix('.')?;
+                version.parse::<Version>().ok()
+            })
+            .max();
+        let Some(version) = newest else {
+            return Ok(Event::NothingNew);
+        };
+        let base = format!("{tree}{version}/");
+        match self.offer(settings, &base, std::slice::from_ref(&base)) {
+            Ok(offer) => Ok(Event::Offered(Box::new(offer))),
+            Err(trouble) => Err(Trouble {
+                version: Some(version),
+                ..trouble
+            }),
+        }
+    }
+
+    /// What the channel's metadata says now. None: this release believes manifests' signatures alone.
+    fn targets(&self, settings: &Settings, base: &str) -> Result<Option<ChannelTargets>, Trouble> {
+        let trouble = |error: TrustError| Trouble {
+            code: error.code(),
+            message: match &error {
+                TrustError::Tuf(_) => format!("{base}: {error}"),
+                _ => error.to_string(),
+            },
+            version: None,
+            release: None,
+        };
+        let Some(root) = trust::baked_root(&self.paths.tuf_root()).map_err(trouble)? else {
+            return Ok(None);
+        };
+        let now = jiff::Timestamp::now();
+        let overrides = Overrides::read(&self.paths.overrides(), now);
+        let source = FromNetwork {
+            fetcher: &self.fetcher,
+            base,
+        };
+        let store = Store::new(self.paths.metadata());
+        trust::refresh(&root, &store, &source, &settings.follow, now, overrides)
+            .map(Some)
+            .map_err(trouble)
+    }
+
+    /// Metadata and signature come first: nothing else is looked at before they are good.
+    fn offer(&self, settings: &Settings, base: &str, bases: &[String]) -> Result<Offer, Trouble> {
+        let tree = base.trim_end_matches('/').rsplit_once('/');
+        let tree = tree.map_or(base, |(tree, _)| tree);
+        let targets = self.targets(settings, &format!("{tree}/tuf/"))?;
         let url = format!("{base}{MANIFEST_FILE}");
         let bytes = self
             .fetcher
             .get(&url, MAX_ENVELOPE as u64)
             .map_err(|e| server_trouble(e.to_string()))?;
-        let signature = |message: String| Trouble {
-            code: Code::Signature,
+        let refused = |code: Code, message: String| Trouble {
+            code,
             message: format!("{url}: {message}"),
             version: None,
             release: None,
         };
+        let signature = |message: String| refused(Code::Signature, message);
         let keys = keys::trusted(&self.paths.keys()).map_err(|e| signature(format!("{e:#}")))?;
         let manifest = Envelope::verify(&bytes, &keys).map_err(|e| signature(with_source(&e)))?;
+        if let Some(targets) = &targets {
+            trust::check_manifest(targets, &manifest.version, &bytes)
+                .map_err(|e| refused(e.code().into(), e.to_string()))?;
+        }
         let envelope = String::from_utf8(bytes).map_err(|e| signature(e.to_string()))?;
+        let others = bases.iter().filter(|other| *other != base).cloned();
         Ok(Offer {
+            ways: Way::all(&manifest, self.host.root_hash),
             manifest,
             envelope,
-            base,
+            bases: std::iter::once(base.to_owned()).chain(others).collect(),
         })
     }
 
-    fn download(&self, offer: &Offer) -> Result<Event, Trouble> {
+    fn download(&self, offer: &Offer, rate: Option<u64>) -> Result<Event, Trouble> {
+        self.fetcher.limit(rate);
         let trouble = |message: String| Trouble {
             code: Code::Download,
             message,
@@ -204,37 +291,105 @@ impl Worker {
         let dir = self.paths.download(offer.manifest.id());
         fs::create_dir_all(&dir)
             .map_err(|e| trouble(format!("cannot make {}: {e}", dir.display())))?;
+        let closed = |error: FetchError| {
+            let trouble = trouble(error.to_string());
+            match error.blames_file() && offer.way() != &Way::Whole {
+                true => Ok(Event::WayClosed(trouble)),
+                false => Err(trouble),
+            }
+        };
         // The small one first: a release without a kernel is noticed early.
         let mut before = 0;
-        for file in [&offer.manifest.uki, &offer.manifest.usr.payload.file] {
-            let url = format!("{}{}", offer.base, file.name);
+        for file in offer.way().files(&offer.manifest) {
             let want = Want {
                 size: file.size,
                 sha256: file.sha256,
             };
-            let mut shown = 0;
-            let mut progress = |done: u64| {
-                // A percent of the whole, or the end: not every 64 KiB.
-                if done == 0
-                    || done == file.size
-                    || done - shown > offer.manifest.download_size() / 100
-                {
-                    shown = done;
-                    self.progress(before + done);
-                }
-            };
-            self.fetcher
-                .download(&url, &dir.join(&file.name), want, &mut progress)
-                .map_err(|e| trouble(e.to_string()))?;
+            let mut progress = self.percents(before, offer.download_size());
+            let target = dir.join(&file.name);
+            let fetched = from_any(&offer.bases, file.name.as_str(), |url| {
+                self.fetcher.download(url, &target, want, &mut progress)
+            });
+            if let Err(error) = fetched {
+                return closed(error);
+            }
             before += file.size;
+        }
+        if let Way::Blocks(index) = offer.way() {
+            let payload = &offer.manifest.usr.payload.file;
+            let ranges = match self.missing(offer, &dir.join(&index.name)) {
+                Ok(ranges) => ranges,
+                Err(e) => return Ok(Event::WayClosed(writer_trouble(e, Some(offer)))),
+            };
+            let total: u64 = ranges.iter().map(|r| r.end.saturating_sub(r.start)).sum();
+            let possible = ranges
+                .iter()
+                .all(|r| r.start < r.end && r.end <= payload.size);
+            if !possible || total > payload.size / 10 * 9 {
+                let why = format!("{total} of {} bytes are not here", payload.size);
+                return Ok(Event::WayClosed(trouble(why)));
+            }
+            tracing::info!("{} parts are not here, {total} bytes", ranges.len());
+            let target = dir.join(self.blocks_name(offer));
+            let mut progress = self.percents(before, before + total);
+            let fetched = from_any(&offer.bases, payload.name.as_str(), |url| {
+                self.fetcher
+                    .download_ranges(url, &target, payload.size, &ranges, &mut progress)
+            });
+            if let Err(error) = fetched {
+                return closed(error);
+            }
         }
         Ok(Event::Downloaded)
     }
 
+    /// Progress in steps of a percent of `total`, and at the end: not every 64 KiB.
+    fn percents(&self, before: u64, total: u64) -> impl FnMut(u64) {
+        let mut shown = 0;
+        move |done: u64| {
+            if done == 0 || before + done == total || done - shown.min(done) > total / 100 {
+                shown = done;
+                self.progress(before + done);
+            }
+        }
+    }
+
+    /// Which blocks are missing depends on what runs.
+    fn blocks_name(&self, offer: &Offer) -> String {
+        let running = self.host.root_hash.map_or("-".into(), |hash| hash.short());
+        format!("{}.blocks-{running}", offer.manifest.usr.payload.file.name)
+    }
+
+    fn missing(
+        &self,
+        offer: &Offer,
+        index: &Path,
+    ) -> Result<Vec<std::ops::Range<u64>>, VarlinkError> {
+        let call = wire::Missing {
+            envelope: offer.envelope.clone(),
+            index: index.to_string_lossy().into_owned(),
+        };
+        let answer: wire::Ranges = self.writer()?.call_as(wire::MISSING, call)?;
+        Ok(answer.ranges)
+    }
+
     fn stage(&self, offer: &Offer, after: AfterStaging) -> Result<Event, Trouble> {
-        let slot = self
-            .write(offer)
-            .map_err(|e| writer_trouble(e, Some(offer)))?;
+        // Without a note, less is asked of the release; that is no reason to stay without it.
+        if let Err(e) = health::note(&self.paths, offer.manifest.usr.root_hash) {
+            tracing::warn!("what works now is not noted: {e:#}");
+        }
+        let slot = match self.write(offer) {
+            Ok(slot) => slot,
+            Err(e) => {
+                let closed =
+                    matches!(&e, VarlinkError::Reply { name, .. } if name == wire::WAY_CLOSED);
+                let trouble = writer_trouble(e, Some(offer));
+                return match closed {
+                    true => Ok(Event::WayClosed(trouble)),
+                    false => Err(trouble),
+                };
+            }
+        };
         if after == AfterStaging::ExhaustRunning {
             self.roll_back()
                 .map_err(|e| writer_trouble(e, Some(offer)))?;
@@ -244,11 +399,18 @@ impl Worker {
 
     fn write(&self, offer: &Offer) -> Result<Slot, VarlinkError> {
         let dir = self.paths.download(offer.manifest.id());
-        let path = |name: &release::FileName| dir.join(name).to_string_lossy().into_owned();
+        let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
+        let [uki, usr] = offer.way().files(&offer.manifest);
+        let (usr, index) = match offer.way() {
+            Way::Blocks(index) => (self.blocks_name(offer), Some(path(index.name.as_str()))),
+            Way::Delta(_) | Way::Whole => (usr.name.to_string(), None),
+        };
         let call = wire::Stage {
             envelope: offer.envelope.clone(),
-            usr: path(&offer.manifest.usr.payload.file.name),
-            uki: path(&offer.manifest.uki.name),
+            usr: path(&usr),
+            uki: path(uki.name.as_str()),
+            way: offer.way().name(),
+            index,
         };
         for reply in self.writer()?.call_more(wire::STAGE, call)? {
             let reply: wire::Staged =
@@ -288,6 +450,29 @@ impl Worker {
         };
         self.omaha(settings, app).map(|_| reports.len())
     }
+}
+
+/// From the first address that has it. One that fails half-way leaves the partial file to the next,
+/// which goes on there if it knows the content by the same name.
+fn from_any(
+    bases: &[String],
+    name: &str,
+    mut fetch: impl FnMut(&str) -> Result<(), FetchError>,
+) -> Result<(), FetchError> {
+    let mut first = None;
+    for base in bases {
+        match fetch(&format!("{base}{name}")) {
+            Ok(()) => return Ok(()),
+            Err(error @ (FetchError::Space { .. } | FetchError::File { .. })) => return Err(error),
+            Err(error) => {
+                if bases.len() > 1 {
+                    tracing::warn!("{error}; trying the next address");
+                }
+                first = first.or(Some(error));
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
 }
 
 fn omaha_event(report: &Report) -> omaha::Event {

@@ -70,7 +70,7 @@ impl Refusal {
 }
 
 /// Signatures are checked before; this is about suitability only.
-pub(super) fn accept(engine: &Engine, offer: &Offer, ask: Ask) -> Result<(), Refusal> {
+pub(super) fn accept(engine: &Engine, offer: &Offer, ask: &Ask) -> Result<(), Refusal> {
     let manifest = &offer.manifest;
     let version = || manifest.version.clone();
     let running = &engine.host.version;
@@ -89,7 +89,12 @@ pub(super) fn accept(engine: &Engine, offer: &Offer, ask: Ask) -> Result<(), Ref
             });
         }
     }
-    if engine.memory.rollback.is_some() {
+    // Also one of which nobody heard that it was written: the only slot that can still be tried is the
+    // other one.
+    let exhausted = engine
+        .booted_slot()
+        .is_some_and(|s| s.tries_left == Some(0));
+    if engine.memory.rollback.is_some() || exhausted {
         return Err(Refusal::RollbackWaits(version()));
     }
     if manifest.architecture != engine.host.architecture {

@@ -29,6 +29,8 @@ pub use reconcile::{Attempt, Evidence, Failure};
 pub use step::step;
 
 use crate::memory::{Code, Memory, Report};
+use crate::trust::Follow;
+use crate::way::Way;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Engine {
@@ -58,6 +60,8 @@ pub struct Host {
     pub root_hash: Option<Sha256>,
     pub boot_id: String,
     pub architecture: &'static str,
+    /// Names kernel, initrd and command line. None: nobody knows.
+    pub kernel: Option<Sha256>,
     /// Nothing is remembered over a reboot, so a release that failed would be tried for ever.
     pub volatile: bool,
 }
@@ -65,9 +69,13 @@ pub struct Host {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub channel: Channel,
+    /// Whose signed releases are taken.
+    pub follow: Follow,
     /// None: updates are off.
     pub server: Option<String>,
     pub interval: Duration,
+    /// Bytes per second that a download may take. None: as fast as it comes.
+    pub rate: Option<u64>,
     /// Why `update.conf` cannot be used. Updates are off then.
     pub problem: Option<String>,
 }
@@ -78,8 +86,22 @@ pub struct Offer {
     pub manifest: Verified<Manifest>,
     /// The signed bytes, for the writer to check again.
     pub envelope: String,
-    /// Where its files are, ending in a slash.
-    pub base: String,
+    /// Where its files are, each ending in a slash. The first is where the manifest came from, the
+    /// others are taken when it stops answering.
+    pub bases: Vec<String>,
+    /// How it can come here. The first one is taken; when it turns out to lead nowhere, the next.
+    pub ways: Vec<Way>,
+}
+
+impl Offer {
+    pub fn way(&self) -> &Way {
+        self.ways.first().unwrap_or(&Way::Whole)
+    }
+
+    /// Bytes to download, as far as that is known beforehand.
+    pub fn download_size(&self) -> u64 {
+        self.way().download_size(&self.manifest)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -116,22 +138,34 @@ pub enum Phase {
 }
 
 /// What a check is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
     pub install: bool,
     /// Also a release that failed here before, or an older one.
     pub force: bool,
+    /// Fetch it, and write nothing.
+    pub download_only: bool,
+    /// From this published tree (its URL ends in a slash) instead of where the server says.
+    pub from: Option<String>,
 }
 
 impl Ask {
     pub const POLL: Self = Self {
         install: true,
         force: false,
+        download_only: false,
+        from: None,
     };
+    fn is_to_write(&self) -> bool {
+        self.install && !self.download_only
+    }
+
     /// Only for the server to hear of this host, and the host of the release.
     pub const LOOK: Self = Self {
         install: false,
         force: false,
+        download_only: false,
+        from: None,
     };
 }
 
@@ -145,10 +179,14 @@ pub enum Event {
     Asked(Ask),
     AskedRollback,
     ClearFailed,
+    /// Ask for no reboot, and show no error.
+    Reset,
     NothingNew,
     Offered(Box<Offer>),
     Progress(u64),
     Downloaded,
+    /// The way that was taken does not lead to the image: why.
+    WayClosed(Trouble),
     Staged(Slot),
     RolledBack {
         slot: Slot,
@@ -274,7 +312,7 @@ impl Engine {
     /// Whether a request can be served now; joining a running check or update is fine.
     pub fn admits(&self, event: &Event) -> Result<(), Busy> {
         match (event, &self.phase) {
-            (Event::Asked(_), _) if self.settings.server.is_none() => {
+            (Event::Asked(Ask { from: None, .. }), _) if self.settings.server.is_none() => {
                 let problem = self.settings.problem.clone();
                 Err(problem.map_or(Busy::NoServer, Busy::BadConfiguration))
             }
@@ -286,7 +324,12 @@ impl Engine {
             }
             (Event::Asked(_), _) => Ok(()),
             (Event::AskedRollback, Phase::Idle { .. }) => self.admits_rollback(),
-            (Event::AskedRollback, _) => Err(Busy::Updating),
+            (Event::Reset, Phase::Starting | Phase::Proving) => Err(Busy::NotGood),
+            (Event::Reset, Phase::Idle { .. }) if self.memory.rollback.is_none() => Ok(()),
+            (Event::Reset, Phase::Idle { .. } | Phase::RollingBack { .. }) => {
+                Err(Busy::RollingBack)
+            }
+            (Event::AskedRollback | Event::Reset, _) => Err(Busy::Updating),
             _ => Ok(()),
         }
     }
@@ -313,6 +356,16 @@ impl Engine {
         let here =
             |s: &&crate::memory::Staging| s.committed && Some(s.root_hash) != self.host.root_hash;
         self.memory.staging.as_ref().filter(here)
+    }
+
+    /// The staged release goes with the kernel that runs, so userspace alone needs to start anew.
+    pub fn soft_reboot_is_enough(&self) -> bool {
+        self.staged()
+            .is_some_and(|s| s.kernel.is_some() && s.kernel == self.host.kernel)
+    }
+
+    fn is_held(&self) -> bool {
+        self.memory.staging.as_ref().is_some_and(|s| s.held)
     }
 
     fn booted_slot(&self) -> Option<&SlotStatus> {

@@ -116,11 +116,15 @@ impl Engine {
                 ..
             }) if same_boot => {
                 let version = staging.version.clone();
+                let held = staging.held;
                 self.memory.staging = Some(Staging {
                     committed: true,
                     ..staging
                 });
                 self.last_error = None;
+                if held {
+                    return vec![Action::WithdrawReboot];
+                }
                 return vec![Action::AskReboot {
                     version,
                     reason: Why::Update,

@@ -2,13 +2,14 @@
 
 use release::status::{EngineStatus, SlotRelease, UpdateState, UpdateStatus};
 
-use super::{Engine, Phase};
+use super::{Engine, Offer, Phase};
 
 impl Engine {
     pub fn status(&self) -> EngineStatus {
         let staged = self.staged().map(|s| SlotRelease {
             version: s.version.clone(),
             slot: s.slot,
+            soft_reboot: self.soft_reboot_is_enough(),
         });
         let rollback = self
             .other_slot()
@@ -18,12 +19,15 @@ impl Engine {
                 Some(SlotRelease {
                     version: s.version.clone()?,
                     slot: s.slot,
+                    soft_reboot: false,
                 })
             });
         EngineStatus {
             update: UpdateStatus {
                 state: self.update_state(staged.is_some()),
                 progress: self.progress(),
+                version: self.offer().map(|o| o.manifest.version.clone()),
+                size: self.offer().map(Offer::download_size),
                 last_check: self.memory.last_check,
                 last_error: self.last_error.clone().or_else(|| self.standing()),
             },
@@ -50,15 +54,22 @@ impl Engine {
             Phase::Downloading { .. } => UpdateState::Downloading,
             Phase::Writing { .. } | Phase::RollingBack { .. } => UpdateState::Writing,
             Phase::Idle { failures: 1.., .. } => UpdateState::Error,
-            _ if staged => UpdateState::Staged,
+            _ if staged && !self.is_held() => UpdateState::Staged,
             _ => UpdateState::Idle,
+        }
+    }
+
+    fn offer(&self) -> Option<&Offer> {
+        match &self.phase {
+            Phase::Downloading { offer, .. } | Phase::Writing { offer, .. } => Some(offer),
+            _ => None,
         }
     }
 
     /// In steps of a percent: the status is published each time it changes.
     fn progress(&self) -> Option<f64> {
         let (done, total) = match &self.phase {
-            Phase::Downloading { offer, done, .. } => (*done, offer.manifest.download_size()),
+            Phase::Downloading { offer, done, .. } => (*done, offer.download_size()),
             Phase::Writing { offer, done, .. } => (*done, offer.manifest.usr.size),
             _ => return None,
         };

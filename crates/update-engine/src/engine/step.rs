@@ -51,7 +51,16 @@ impl Engine {
                 };
                 self.check(ask, failures)
             }
-            (Phase::Idle { failures, .. }, Event::Asked(ask)) => self.check(ask, failures),
+            (Phase::Idle { failures, .. }, Event::Asked(ask)) => {
+                let wanted = ask.is_to_write().then(|| self.no_longer_held()).flatten();
+                let (phase, mut actions) = self.check(ask, failures);
+                actions.extend(wanted);
+                (phase, actions)
+            }
+            (Phase::Idle { first, .. }, Event::Reset) => {
+                let phase = Phase::Idle { failures: 0, first };
+                (phase, self.reset())
+            }
             (Phase::Idle { failures, .. }, Event::AskedRollback) => {
                 (Phase::RollingBack { failures }, vec![Action::RollBack])
             }
@@ -65,9 +74,14 @@ impl Engine {
                 Event::Asked(more),
             ) => {
                 let again = again | (more.force & !ask.force);
+                let again = again | (more.from.is_some() & (more.from != ask.from));
+                let install = ask.install | more.install;
                 let ask = Ask {
-                    install: ask.install | more.install,
+                    install,
                     force: ask.force | more.force,
+                    // Whoever wants more than a download gets it.
+                    download_only: install & !ask.is_to_write() & !more.is_to_write(),
+                    from: more.from.or(ask.from),
                 };
                 let phase = Phase::Checking {
                     ask,
@@ -92,10 +106,26 @@ impl Engine {
                 self.offered(offer, ask, failures, now)
             }
 
-            // Who asks meanwhile gets this update's outcome.
-            (phase @ (Phase::Downloading { .. } | Phase::Writing { .. }), Event::Asked(_)) => {
+            (
+                Phase::Downloading {
+                    offer,
+                    failures,
+                    done,
+                    mut ask,
+                },
+                Event::Asked(more),
+            ) => {
+                ask.download_only &= !more.is_to_write();
+                let phase = Phase::Downloading {
+                    offer,
+                    failures,
+                    done,
+                    ask,
+                };
                 (phase, Vec::new())
             }
+            // Who asks meanwhile gets this update's outcome.
+            (phase @ Phase::Writing { .. }, Event::Asked(_)) => (phase, Vec::new()),
             (
                 Phase::Downloading {
                     offer,
@@ -140,6 +170,21 @@ impl Engine {
                 },
                 Vec::new(),
             ),
+            (
+                Phase::Downloading {
+                    offer,
+                    failures,
+                    ask,
+                    ..
+                }
+                | Phase::Writing {
+                    offer,
+                    failures,
+                    ask,
+                    ..
+                },
+                Event::WayClosed(trouble),
+            ) => self.next_way(offer, failures, ask, trouble, now),
             (Phase::Writing { offer, .. }, Event::Staged(slot)) => {
                 (idle(), self.staged_in(&offer, slot))
             }
@@ -269,7 +314,7 @@ impl Engine {
         if !self.reconciled {
             actions.push(Action::ReadSlots);
         }
-        actions.push(Action::Check(ask));
+        actions.push(Action::Check(ask.clone()));
         let phase = Phase::Checking {
             ask,
             failures,
@@ -291,6 +336,25 @@ impl Engine {
         self.memory.report(Report::FailuresCleared);
     }
 
+    /// Back to waiting for the next check: no reboot is asked for, no error shown.
+    fn reset(&mut self) -> Vec<Action> {
+        self.last_error = None;
+        match &mut self.memory.staging {
+            Some(staging) => staging.held = true,
+            None => return Vec::new(),
+        }
+        vec![Action::WithdrawReboot]
+    }
+
+    fn no_longer_held(&mut self) -> Option<Action> {
+        let staging = self.memory.staging.as_mut().filter(|s| s.held)?;
+        staging.held = false;
+        Some(Action::AskReboot {
+            version: staging.version.clone(),
+            reason: Why::Update,
+        })
+    }
+
     fn checked(&mut self, now: Timestamp, error: Option<String>) {
         self.memory.last_check = Some(now);
         self.last_error = error;
@@ -304,7 +368,7 @@ impl Engine {
         now: Timestamp,
     ) -> (Phase, Vec<Action>) {
         let version = offer.manifest.version.clone();
-        match accept(self, &offer, ask) {
+        match accept(self, &offer, &ask) {
             Err(refusal) if refusal.is_nothing_new() => {
                 self.checked(now, None);
                 (idle(), Vec::new())
@@ -330,8 +394,9 @@ impl Engine {
             Ok(()) => {
                 self.checked(now, None);
                 tracing::info!(
-                    "downloading version {version} ({} bytes)",
-                    offer.manifest.download_size()
+                    "downloading version {version}: {} ({} bytes)",
+                    offer.way(),
+                    offer.download_size()
                 );
                 let id = Some(offer.manifest.id());
                 if std::mem::replace(&mut self.memory.announced, id) != id {
@@ -356,8 +421,39 @@ impl Engine {
         }
     }
 
+    /// A delta that does not fit costs a larger download, not the update.
+    fn next_way(
+        &mut self,
+        mut offer: Box<Offer>,
+        failures: u32,
+        ask: Ask,
+        trouble: Trouble,
+        now: Timestamp,
+    ) -> (Phase, Vec<Action>) {
+        if offer.ways.len() < 2 {
+            return self.trouble(trouble, failures, now);
+        }
+        tracing::warn!("{}", trouble.message);
+        offer.ways.remove(0);
+        tracing::info!("trying {} ({} bytes)", offer.way(), offer.download_size());
+        let actions = vec![Action::Download(offer.clone())];
+        let phase = Phase::Downloading {
+            offer,
+            failures,
+            done: 0,
+            ask,
+        };
+        (phase, actions)
+    }
+
     fn downloaded(&mut self, offer: Box<Offer>, failures: u32, ask: Ask) -> (Phase, Vec<Action>) {
         let manifest = &offer.manifest;
+        if ask.download_only {
+            tracing::info!("version {} is here, and not written yet", manifest.version);
+            self.last_error = None;
+            self.available = Some(manifest.version.clone());
+            return (idle(), Vec::new());
+        }
         let Some(slot) = self.other_slot().map(|s| s.slot) else {
             let message = format!(
                 "version {} cannot be written: the slots are gone",
@@ -384,10 +480,12 @@ impl Engine {
             id: manifest.id(),
             root_hash: manifest.usr.root_hash,
             epoch: manifest.epoch,
+            kernel: manifest.kernel,
             slot,
             from: self.host.version.clone(),
             boot_id: self.host.boot_id.clone(),
             committed: false,
+            held: false,
         });
         let after = match manifest.version > self.host.version {
             true => AfterStaging::Nothing,

@@ -9,7 +9,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use release::Sha256;
 use sha2::Digest as _;
@@ -27,13 +28,13 @@ pub struct Want {
 /// Left free on the state partition: an update must not be what fills it.
 const SPARE: u64 = 16 << 20;
 
-struct Partial {
-    part: PathBuf,
-    etag: PathBuf,
+pub(super) struct Partial {
+    pub(super) part: PathBuf,
+    pub(super) etag: PathBuf,
 }
 
 impl Partial {
-    fn of(target: &Path) -> Self {
+    pub(super) fn of(target: &Path) -> Self {
         let with = |suffix: &str| {
             let mut name = target.as_os_str().to_owned();
             name.push(suffix);
@@ -45,13 +46,25 @@ impl Partial {
         }
     }
 
-    fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         fs::metadata(&self.part).map_or(0, |m| m.len())
     }
 
-    fn discard(&self) {
+    pub(super) fn discard(&self) {
         let _ = fs::remove_file(&self.part);
         let _ = fs::remove_file(&self.etag);
+    }
+
+    /// The server's name for the content that begins to arrive.
+    pub(super) fn remember(&self, answer: &Response<ureq::Body>) -> Result<(), FetchError> {
+        // Weak validators promise no equal bytes (RFC 9110, 13.1.5), so they cannot resume.
+        match header(answer, "etag").filter(|tag| !tag.starts_with("W/")) {
+            Some(tag) => {
+                fs::write(&self.etag, tag).map_err(|e| file_error(&self.etag, "write", e))?;
+            }
+            None => drop(fs::remove_file(&self.etag)),
+        }
+        Ok(())
     }
 }
 
@@ -75,9 +88,7 @@ impl Fetcher {
             fs::remove_file(target).map_err(|e| file_error(target, "delete", e))?;
         }
         let partial = Partial::of(target);
-        if partial.len() > want.size {
-            partial.discard();
-        }
+        discard_unless(&partial, |len| len <= want.size);
         room_for(target, want.size - partial.len())?;
 
         loop {
@@ -176,79 +187,107 @@ impl Fetcher {
             }
         };
         if start == 0 {
-            // Weak validators promise no equal bytes (RFC 9110, 13.1.5), so they cannot resume.
-            match header(&answer, "etag").filter(|tag| !tag.starts_with("W/")) {
-                Some(tag) => fs::write(&partial.etag, tag)
-                    .map_err(|e| file_error(&partial.etag, "write", e))?,
-                None => drop(fs::remove_file(&partial.etag)),
-            }
+            partial.remember(&answer)?;
         }
-        receive(url, answer, partial, start, size, progress)
+        self.receive(url, answer, partial, start, size, progress)
     }
 }
 
-fn receive(
-    url: &str,
-    answer: Response<ureq::Body>,
-    partial: &Partial,
-    start: u64,
-    size: u64,
-    progress: &mut dyn FnMut(u64),
-) -> Result<(), FetchError> {
-    // Readable by the writer, which is root without the capability to read others' files.
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o644)
-        .open(&partial.part)
-        .map_err(|e| file_error(&partial.part, "open", e))?;
-    file.set_len(start)
-        .map_err(|e| file_error(&partial.part, "truncate", e))?;
-    let mut body = answer.into_body().into_reader();
-    let mut buffer = vec![0; 64 * 1024];
-    let mut got = start;
-    progress(got);
-    loop {
-        let n = match body.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
-            Err(source) => {
-                return Err(FetchError::Interrupted {
+/// Keeps a transfer to so many bytes per second, over all of it.
+struct Pace {
+    rate: u64,
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn hold(&mut self, bytes: u64) {
+        if self.rate == 0 {
+            return;
+        }
+        self.bytes += bytes;
+        let due = Duration::from_secs_f64(self.bytes as f64 / self.rate as f64);
+        std::thread::sleep(due.saturating_sub(self.since.elapsed()));
+    }
+}
+
+impl Fetcher {
+    pub(super) fn receive(
+        &self,
+        url: &str,
+        answer: Response<ureq::Body>,
+        partial: &Partial,
+        start: u64,
+        size: u64,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), FetchError> {
+        // Readable by the writer, which is root without the capability to read others' files.
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o644)
+            .open(&partial.part)
+            .map_err(|e| file_error(&partial.part, "open", e))?;
+        file.set_len(start)
+            .map_err(|e| file_error(&partial.part, "truncate", e))?;
+        let mut body = answer.into_body().into_reader();
+        let mut buffer = vec![0; 64 * 1024];
+        let mut got = start;
+        let mut pace = Pace {
+            rate: self.rate.load(Ordering::Relaxed),
+            since: Instant::now(),
+            bytes: 0,
+        };
+        progress(got);
+        loop {
+            let n = match body.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
+                Err(source) => {
+                    return Err(FetchError::Interrupted {
+                        url: url.into(),
+                        got,
+                        expected: size,
+                        source,
+                    });
+                }
+            };
+            if got + n as u64 > size {
+                partial.discard();
+                return Err(FetchError::TooLong {
                     url: url.into(),
-                    got,
-                    expected: size,
-                    source,
+                    limit: size,
                 });
             }
-        };
-        if got + n as u64 > size {
-            partial.discard();
-            return Err(FetchError::TooLong {
+            if let Err(e) = file.write_all(&buffer[..n]) {
+                // On a full disk the partial file is part of the problem.
+                partial.discard();
+                return Err(file_error(&partial.part, "write", e));
+            }
+            got += n as u64;
+            pace.hold(n as u64);
+            progress(got);
+        }
+        if got < size {
+            return Err(FetchError::Truncated {
                 url: url.into(),
-                limit: size,
+                got,
+                expected: size,
             });
         }
-        if let Err(e) = file.write_all(&buffer[..n]) {
-            // On a full disk the partial file is part of the problem.
-            partial.discard();
-            return Err(file_error(&partial.part, "write", e));
-        }
-        got += n as u64;
-        progress(got);
+        Ok(())
     }
-    if got < size {
-        return Err(FetchError::Truncated {
-            url: url.into(),
-            got,
-            expected: size,
-        });
-    }
-    Ok(())
 }
 
-fn header<'a>(answer: &'a Response<ureq::Body>, name: &str) -> Option<&'a str> {
+pub(super) fn header<'a>(answer: &'a Response<ureq::Body>, name: &str) -> Option<&'a str> {
     answer.headers().get(name)?.to_str().ok()
+}
+
+pub(super) fn discard_unless(partial: &Partial, good: impl Fn(u64) -> bool) {
+    if !good(partial.len()) {
+        partial.discard();
+    }
 }
 
 fn digest(path: &Path) -> Result<Sha256, FetchError> {
@@ -266,7 +305,7 @@ fn digest(path: &Path) -> Result<Sha256, FetchError> {
     }
 }
 
-fn room_for(target: &Path, need: u64) -> Result<(), FetchError> {
+pub(super) fn room_for(target: &Path, need: u64) -> Result<(), FetchError> {
     let dir = target.parent().unwrap_or(target);
     let stat = rustix::fs::statvfs(dir)
         .map_err(|e| file_error(dir, "ask for the free space of", e.into()))?;
@@ -282,7 +321,7 @@ fn room_for(target: &Path, need: u64) -> Result<(), FetchError> {
     Ok(())
 }
 
-fn file_error(path: &Path, what: &'static str, source: io::Error) -> FetchError {
+pub(super) fn file_error(path: &Path, what: &'static str, source: io::Error) -> FetchError {
     FetchError::File {
         path: path.into(),
         what,

@@ -4,11 +4,13 @@
 //! whether they are a release is decided by whoever holds the signed manifest.
 
 mod download;
+mod ranges;
 
 pub use download::Want;
 
 use std::io::{self, Read as _};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ureq::Agent;
@@ -101,28 +103,56 @@ impl Default for Patience {
 pub struct Fetcher {
     agent: Agent,
     patience: Patience,
+    /// Bytes per second; 0: no limit.
+    rate: AtomicU64,
 }
 
-impl Fetcher {
-    pub fn new(patience: Patience) -> Self {
+impl Patience {
+    fn agent(&self, idle_connections: usize) -> Agent {
         let config = Agent::config_builder()
             .user_agent(concat!("orlop-update-engine/", env!("CARGO_PKG_VERSION")))
-            .timeout_resolve(Some(patience.connect))
-            .timeout_connect(Some(patience.connect))
-            .timeout_per_read(Some(patience.silence))
-            .timeout_per_write(Some(patience.silence))
-            .timeout_recv_response(Some(patience.silence))
+            .timeout_resolve(Some(self.connect))
+            .timeout_connect(Some(self.connect))
+            .timeout_per_read(Some(self.silence))
+            .timeout_per_write(Some(self.silence))
+            .timeout_recv_response(Some(self.silence))
             .max_redirects(4)
-            // Checks are minutes apart: an idle connection is only memory.
-            .max_idle_connections(0)
+            .max_idle_connections(idle_connections)
             .input_buffer_size(64 * 1024)
             .max_response_header_size(16 * 1024)
             .http_status_as_error(false)
             .build();
-        Self {
-            agent: config.into(),
-            patience,
+        config.into()
+    }
+}
+
+impl FetchError {
+    /// It is about what the server has, not about how to get there: another file may do.
+    pub fn blames_file(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => matches!(status, 400..=499) && *status != 407,
+            Self::Length { .. }
+            | Self::TooLong { .. }
+            | Self::Range { .. }
+            | Self::Digest { .. } => true,
+            _ => false,
         }
+    }
+}
+
+impl Fetcher {
+    pub fn new(patience: Patience) -> Self {
+        Self {
+            // Checks are minutes apart: an idle connection is only memory.
+            agent: patience.agent(0),
+            patience,
+            rate: AtomicU64::new(0),
+        }
+    }
+
+    /// How many bytes per second large files may take from now on.
+    pub fn limit(&self, rate: Option<u64>) {
+        self.rate.store(rate.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// A small file or answer.
@@ -181,12 +211,22 @@ impl Fetcher {
 
     /// A try that brought this much in this time was not slower than we have patience for.
     fn is_worth_it(&self, bytes: u64, time: Duration) -> bool {
-        bytes > 0 && bytes as f64 >= time.as_secs_f64() * self.patience.slowest as f64
+        let slowest = match self.rate.load(Ordering::Relaxed) {
+            0 => self.patience.slowest,
+            rate => self.patience.slowest.min(rate / 2),
+        };
+        bytes > 0 && bytes as f64 >= time.as_secs_f64() * slowest as f64
     }
 
     /// The longest a transfer of this size may take.
     fn budget(&self, size: u64) -> Duration {
-        self.patience.silence * 2 + Duration::from_secs(size / self.patience.slowest.max(1))
+        let limit = match self.rate.load(Ordering::Relaxed) {
+            0 => u64::MAX,
+            // Half of it: the limit is not what a server is given up for.
+            rate => rate / 2,
+        };
+        let slowest = self.patience.slowest.min(limit);
+        self.patience.silence * 2 + Duration::from_secs(size / slowest.max(1))
     }
 }
 

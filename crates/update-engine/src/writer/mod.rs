@@ -3,6 +3,7 @@
 //! It has no network and no capabilities, and it trusts nobody: the signature, the digests and the
 //! rules that keep the running system safe are all checked here, whatever the daemon checked.
 
+mod image;
 mod preflight;
 mod stage;
 
@@ -23,6 +24,10 @@ pub(crate) enum WriterError {
     /// After it. The slot being written cannot be booted.
     #[error("{0}")]
     Failed(String),
+    /// The delta or the blocks do not lead to the image; another way may. What was being written
+    /// cannot be booted.
+    #[error("{0}")]
+    WayClosed(String),
 }
 
 impl From<NoDisk> for WriterError {
@@ -79,6 +84,10 @@ impl Handler for Writer {
                     let _ = replier.progress(json!({ "done": done, "total": total }));
                 })
             }
+            wire::MISSING => {
+                let missing: wire::Missing = call.params()?;
+                self.missing(&missing)
+            }
             wire::ROLLBACK => {
                 let _: Nothing = call.params()?;
                 self.roll_back()
@@ -90,9 +99,22 @@ impl Handler for Writer {
             match error {
                 WriterError::Refused(message) => VarlinkError::message(wire::REFUSED, message),
                 WriterError::Failed(message) => VarlinkError::message(wire::FAILED, message),
+                WriterError::WayClosed(message) => VarlinkError::message(wire::WAY_CLOSED, message),
             }
         })
     }
+}
+
+/// The running release is good, and must outlast whatever becomes of the new one: should that fail, no
+/// number of power cuts makes the boot loader give up what it falls back to. mark-good counts again.
+fn keep_running_bootable(disk: &crate::slots::Disk) -> anyhow::Result<()> {
+    match disk.entry(disk.booted)? {
+        Some(entry) if entry.valid && entry.counted => {
+            disk.esp()?.uncount(to_disk(disk.booted))?;
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 impl Writer {
@@ -107,18 +129,29 @@ impl Writer {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Value, WriterError> {
         let paths = Paths::new(&self.source.root);
-        let payload = preflight::verify(&paths, call)?;
+        let payload = preflight::verify(&self.source, &paths, call)?;
         let disk = self.source.open(Access::Write)?;
         preflight::suits(&self.source.root, &disk, &payload)?;
+        let payload = payload.with_uki(&disk)?;
+        keep_running_bootable(&disk)?;
         let slot = disk.passive();
         tracing::info!(
-            "writing version {} to slot {slot} of {}",
+            "writing version {} to slot {slot} of {} ({:?})",
             payload.manifest.version,
-            disk.path.display()
+            disk.path.display(),
+            call.way
         );
         stage::run(&disk, payload, progress)?;
         tracing::info!("slot {slot} boots next");
         Ok(json!({ "slot": slot }))
+    }
+
+    fn missing(&self, call: &wire::Missing) -> Result<Value, WriterError> {
+        let index = preflight::index(&Paths::new(&self.source.root), call)?;
+        let disk = self.source.open(Access::Read)?;
+        let have = image::have(&disk)?;
+        let ranges = index.missing(&have);
+        Ok(json!(wire::Ranges { ranges }))
     }
 
     /// The running slot's entry keeps its file but has no tries left: the boot loader puts it last.

@@ -1,37 +1,147 @@
 //! Everything that can be refused is refused before the first write.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
-use disk::verity::{BLOCK_SIZE, Levels};
+use delta::Patch;
+use delta::reuse::BlockIndex;
+use disk::verity::{BLOCK_SIZE, Levels, RootHash};
+use host::UpdateConf;
 use release::dsse::Envelope;
-use release::{Manifest, Sha256, Verified};
+use release::{Compression, Manifest, Sha256, Verified, Version};
 use rustix::fs::{Mode, OFlags};
 use sha2::Digest as _;
 
+use super::WriterError;
+use super::image::{Image, Uki, way_closed};
 use crate::paths::Paths;
-use crate::slots::{Disk, to_disk};
+use crate::slots::{Disk, Source, to_disk};
+use crate::trust::{self, Follow, FromDirectory, Overrides, Store};
+use crate::way::WayName;
 use crate::{keys, wire};
 
 /// A UKI is held in memory while it is written; no honest one is near this.
-const LARGEST_UKI: u64 = 128 << 20;
+pub(super) const LARGEST_UKI: u64 = 128 << 20;
 
-/// A release whose every byte was checked against a trusted signature. The image is checked
-/// again while it is written, because its file stays where the daemon can change it.
+/// 32 bytes for each block of an image of 4 GiB.
+const LARGEST_INDEX: u64 = 32 << 20;
+
+/// A release that was checked against a trusted signature. The image is checked again while it is
+/// written, because its file stays where the daemon can change it.
 pub(super) struct Payload {
     pub(super) manifest: Verified<Manifest>,
-    pub(super) usr: File,
+    usr: Image,
+    uki: Uki,
+}
+
+/// The same, with the UKI as it will be on the disk.
+pub(super) struct Ready {
+    pub(super) manifest: Verified<Manifest>,
+    pub(super) usr: Image,
     pub(super) uki: Vec<u8>,
 }
 
-pub(super) fn verify(paths: &Paths, call: &wire::Stage) -> anyhow::Result<Payload> {
-    let keys = keys::trusted(&paths.keys())?;
-    let manifest =
-        Envelope::verify(call.envelope.as_bytes(), &keys).context("the manifest is refused")?;
-    boot_is_good(paths)?;
+impl Payload {
+    pub(super) fn with_uki(self, disk: &Disk) -> Result<Ready, WriterError> {
+        Ok(Ready {
+            uki: self.uki.bytes(disk, self.manifest.uki.sha256)?,
+            manifest: self.manifest,
+            usr: self.usr,
+        })
+    }
+}
 
+pub(super) fn verify(
+    source: &Source,
+    paths: &Paths,
+    call: &wire::Stage,
+) -> Result<Payload, WriterError> {
+    let manifest = signed(paths, &call.envelope)?;
+    is_on_the_channel(paths, &manifest.version, call.envelope.as_bytes())?;
+    boot_is_good(paths)?;
+    suits_machine(&manifest)?;
+    let (usr_path, uki_path) = (Path::new(&call.usr), Path::new(&call.uki));
+    let (usr, uki) = match call.way {
+        WayName::Whole => {
+            let file = &manifest.usr.payload.file;
+            let usr = match manifest.usr.payload.compression {
+                Compression::Zstd => Image::Whole(checked(paths, usr_path, file)?),
+            };
+            (usr, whole_uki(paths, uki_path, &manifest)?)
+        }
+        WayName::Delta => {
+            let running = source.running()?;
+            let delta = running.and_then(|hash| manifest.delta_from(Sha256(hash.0)));
+            let delta = delta.ok_or_else(|| way_closed("there is no delta from what runs"))?;
+            let patch = Patch::open(checked(paths, usr_path, &delta.usr)?).map_err(way_closed)?;
+            if patch.header().new_size != manifest.usr.size {
+                return Err(way_closed("the delta makes an image of another size"));
+            }
+            let uki = match &delta.uki {
+                None => whole_uki(paths, uki_path, &manifest)?,
+                Some(uki) => Uki::Delta {
+                    patch: Patch::open(checked(paths, uki_path, &uki.file)?).map_err(way_closed)?,
+                    from: uki.from_sha256,
+                },
+            };
+            (Image::Delta(patch), uki)
+        }
+        WayName::Blocks => {
+            let path = call
+                .index
+                .as_ref()
+                .context("the path of the index is missing")?;
+            let index = read_index(paths, Path::new(path), &manifest)?;
+            let fetched = open(paths, usr_path, None)?;
+            let usr = Image::Blocks { index, fetched };
+            (usr, whole_uki(paths, uki_path, &manifest)?)
+        }
+    };
+    Ok(Payload { manifest, usr, uki })
+}
+
+/// The block index of a signed release.
+pub(super) fn index(paths: &Paths, call: &wire::Missing) -> Result<BlockIndex, WriterError> {
+    let manifest = signed(paths, &call.envelope)?;
+    read_index(paths, Path::new(&call.index), &manifest)
+}
+
+fn read_index(paths: &Paths, path: &Path, manifest: &Manifest) -> Result<BlockIndex, WriterError> {
+    let file = manifest.usr.index.as_ref();
+    let file = file.ok_or_else(|| way_closed("the release has no block index"))?;
+    let bytes = read(paths, path, file, LARGEST_INDEX, "block index")?;
+    BlockIndex::parse(&bytes, &RootHash(manifest.usr.root_hash.0)).map_err(way_closed)
+}
+
+fn signed(paths: &Paths, envelope: &str) -> anyhow::Result<Verified<Manifest>> {
+    let keys = keys::trusted(&paths.keys())?;
+    Envelope::verify(envelope.as_bytes(), &keys).context("the manifest is refused")
+}
+
+/// The same workflow as the daemon's, on what it stored, measured by what the writer has seen itself.
+fn is_on_the_channel(paths: &Paths, version: &Version, envelope: &[u8]) -> anyhow::Result<()> {
+    let Some(root) = trust::baked_root(&paths.tuf_root())? else {
+        return Ok(());
+    };
+    let conf = UpdateConf::read(paths.root())?;
+    let follow = Follow {
+        group: conf.group.parse().context("GROUP")?,
+        channel: conf.channel,
+    };
+    let now = jiff::Timestamp::now();
+    let overrides = Overrides::read(&paths.overrides(), now);
+    let source = FromDirectory {
+        dir: Store::new(paths.metadata()).dir().into(),
+    };
+    let store = Store::new(paths.writer_metadata());
+    let targets = trust::refresh(&root, &store, &source, &follow, now, overrides)?;
+    trust::check_manifest(&targets, version, envelope)?;
+    Ok(())
+}
+
+fn suits_machine(manifest: &Manifest) -> anyhow::Result<()> {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "x86-64",
         "aarch64" => "arm64",
@@ -43,26 +153,40 @@ pub(super) fn verify(paths: &Paths, call: &wire::Stage) -> anyhow::Result<Payloa
         manifest.version,
         manifest.architecture
     );
+    Ok(())
+}
 
-    let file = &manifest.uki;
+fn whole_uki(paths: &Paths, path: &Path, manifest: &Manifest) -> anyhow::Result<Uki> {
+    read(paths, path, &manifest.uki, LARGEST_UKI, "UKI").map(Uki::Whole)
+}
+
+/// A file that is small enough to be in memory, and what the manifest says.
+fn read(
+    paths: &Paths,
+    path: &Path,
+    want: &release::File,
+    largest: u64,
+    what: &str,
+) -> anyhow::Result<Vec<u8>> {
     ensure!(
-        file.size <= LARGEST_UKI,
-        "a UKI of {} bytes is refused: at most {LARGEST_UKI}",
-        file.size
+        want.size <= largest,
+        "a {what} of {} bytes is refused: at most {largest}",
+        want.size
     );
-    let mut uki = Vec::new();
-    let path = Path::new(&call.uki);
-    open(paths, path, file.size)?
-        .read_to_end(&mut uki)
+    let mut bytes = Vec::new();
+    open(paths, path, Some(want.size))?
+        .read_to_end(&mut bytes)
         .with_context(|| format!("cannot read {}", path.display()))?;
-    check_digest(path, Sha256::of(&uki), file.sha256)?;
+    check_digest(path, Sha256::of(&bytes), want.sha256)?;
+    Ok(bytes)
+}
 
-    let file = &manifest.usr.payload.file;
-    let path = Path::new(&call.usr);
-    let mut usr = open(paths, path, file.size)?;
-    let digest = digest(&mut usr).with_context(|| format!("cannot read {}", path.display()))?;
-    check_digest(path, digest, file.sha256)?;
-    Ok(Payload { manifest, usr, uki })
+/// A file that is what the manifest says.
+fn checked(paths: &Paths, path: &Path, want: &release::File) -> anyhow::Result<File> {
+    let mut file = open(paths, path, Some(want.size))?;
+    let digest = digest(&mut file).with_context(|| format!("cannot read {}", path.display()))?;
+    check_digest(path, digest, want.sha256)?;
+    Ok(file)
 }
 
 /// A boot that may still fail must keep the other slot to fall back to.
@@ -84,6 +208,13 @@ pub(super) fn suits(root: &Path, disk: &Disk, payload: &Payload) -> anyhow::Resu
         manifest.usr.root_hash.0 != disk.root_hash.0,
         "version {} is what runs in slot {}",
         manifest.version,
+        disk.booted
+    );
+    let running = disk.entry(disk.booted)?;
+    ensure!(
+        running.is_none_or(|entry| entry.tries_left > 0),
+        "the boot entry of slot {} has no tries left (a rollback waits for its reboot), so slot {slot} is the only one that \
+         can still be tried",
         disk.booted
     );
     let fits = |label: &str, need: u64| -> anyhow::Result<()> {
@@ -115,8 +246,8 @@ pub(super) fn suits(root: &Path, disk: &Disk, payload: &Payload) -> anyhow::Resu
     Ok(())
 }
 
-/// Only plain files of the expected size, only from the download directory.
-fn open(paths: &Paths, path: &Path, size: u64) -> anyhow::Result<File> {
+/// Only plain files, of the expected size if there is one, only from the download directory.
+fn open(paths: &Paths, path: &Path, size: Option<u64>) -> anyhow::Result<File> {
     let inside =
         path.starts_with(paths.downloads()) && path.components().all(|c| c.as_os_str() != "..");
     ensure!(
@@ -132,12 +263,14 @@ fn open(paths: &Paths, path: &Path, size: u64) -> anyhow::Result<File> {
         .metadata()
         .with_context(|| format!("cannot look at {}", path.display()))?;
     ensure!(meta.is_file(), "{} is not a file", path.display());
-    ensure!(
-        meta.len() == size,
-        "{} has {} bytes, the manifest says {size}",
-        path.display(),
-        meta.len()
-    );
+    if let Some(size) = size {
+        ensure!(
+            meta.len() == size,
+            "{} has {} bytes, the manifest says {size}",
+            path.display(),
+            meta.len()
+        );
+    }
     Ok(file)
 }
 
@@ -150,7 +283,7 @@ fn check_digest(path: &Path, got: Sha256, want: Sha256) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn digest(file: &mut File) -> io::Result<Sha256> {
+pub(super) fn digest(file: &mut (impl io::Read + io::Seek)) -> io::Result<Sha256> {
     let mut hasher = sha2::Sha256::new();
     let mut buffer = vec![0; 128 * 1024];
     loop {

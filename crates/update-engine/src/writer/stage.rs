@@ -3,26 +3,22 @@
 use std::fs::File;
 use std::io;
 
-use anyhow::Context as _;
 use disk::gpt::ESP;
 use disk::io::{Window, drop_cache};
-use disk::stage::{Device, Devices, StagePlan, Step, stage};
+use disk::stage::{Device, Devices, StageError, StagePlan, Step, stage};
 use disk::verity::RootHash;
-use release::{Compression, Slot};
+use release::Slot;
 
 use super::WriterError;
-use super::preflight::Payload;
+use super::preflight::Ready;
 use crate::slots::{Disk, to_disk};
-
-/// 32 MiB of window: what decompressing may cost in memory, whatever the payload asks for.
-const WINDOW_LOG_MAX: u32 = 25;
 
 pub(super) fn run(
     disk: &Disk,
-    payload: Payload,
+    ready: Ready,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), WriterError> {
-    let Payload { manifest, usr, uki } = payload;
+    let Ready { manifest, usr, uki } = ready;
     let plan = StagePlan {
         slot: to_disk(disk.passive()),
         booted: Some(to_disk(disk.booted)),
@@ -30,9 +26,8 @@ pub(super) fn run(
         usr_size: manifest.usr.size,
         uki_sha256: manifest.uki.sha256.0,
     };
-    let mut usr = match manifest.usr.payload.compression {
-        Compression::Zstd => decompress(usr)?,
-    };
+    let is_whole = usr.is_whole();
+    let mut usr = usr.reader(disk)?;
     let (mut begun, mut shown) = (false, 0);
     let mut report = |p: disk::stage::Progress| {
         begun = true;
@@ -59,20 +54,20 @@ pub(super) fn run(
         &mut report,
     );
     result.map_err(|e| {
+        let other_image = matches!(
+            e,
+            StageError::Payload { .. }
+                | StageError::PayloadShort { .. }
+                | StageError::PayloadLong { .. }
+                | StageError::WrongUsr { .. }
+        );
         let message = format!("version {}: {:#}", manifest.version, anyhow::Error::from(e));
         match begun {
+            true if other_image && !is_whole => WriterError::WayClosed(message),
             true => WriterError::Failed(message),
             false => WriterError::Refused(message),
         }
     })
-}
-
-fn decompress(file: File) -> anyhow::Result<impl io::Read> {
-    let mut decoder = zstd::stream::read::Decoder::new(file).context("cannot decompress")?;
-    decoder
-        .window_log_max(WINDOW_LOG_MAX)
-        .context("cannot bound the memory of decompression")?;
-    Ok(decoder)
 }
 
 /// The partitions as windows on the one locked file.

@@ -1,6 +1,8 @@
 //! What must not be written is not written, to the last byte of the disk.
 
 use disk::Slot;
+use disk::esp::{self, Esp};
+use disk::gpt::ESP;
 use release::dsse::Envelope;
 use release::keys::SigningKey;
 use serde_json::json;
@@ -212,6 +214,41 @@ fn what_was_wrong_on_the_way_is_not_held_against_the_release() {
     assert!(!told("3/0 "));
 }
 
+/// Nebraska's policy says no in words that look like errors.
+#[test]
+fn what_a_server_holds_back_is_asked_for_again() {
+    let (server, one, two) = (Server::start(), Release::new("1"), Release::new("2"));
+    let host = Host::new(&server, &[&one, &two]);
+    let conf = format!("SERVER={}\nPOLL_INTERVAL=1s\n", server.url());
+    host.write("etc/coreos/update.conf", &conf);
+    two.publish(&server);
+    server.set(Mood::Denies("error-maxUpdatesPerPeriodLimitReached"));
+    let daemon = host.daemon();
+    daemon.good();
+    for denial in [
+        "error-maxConcurrentUpdatesLimitReached",
+        "error-maxTimedOutUpdatesLimitReached",
+        "error-updateInProgressOnInstance",
+        "error-updatesDisabled",
+    ] {
+        let before = server.with(|s| s.asked);
+        wait_for(|| server.with(|s| s.asked) > before + 1);
+        let update = daemon.status()["update"].clone();
+        assert_eq!(update["last_error"], json!(null), "{update}");
+        server.set(Mood::Denies(denial));
+    }
+    // Any other word is a mistake that somebody has to see.
+    server.set(Mood::Denies("error-unknownApplicationOrGroup"));
+    wait_for(|| daemon.status()["update"]["state"] == "error");
+    let update = daemon.status()["update"].clone();
+    let error = update["last_error"].as_str().unwrap();
+    assert!(error.contains("error-unknownApplicationOrGroup"), "{error}");
+    assert_eq!(server.with(|s| s.sent), 0);
+    assert!(server.with(|s| s.events.iter().all(|e| !e.contains("/0 "))));
+    server.set(Mood::Good);
+    wait_for(|| daemon.status()["staged"]["version"] == "2");
+}
+
 #[test]
 fn a_release_for_other_hosts_is_reported() {
     let (server, one, mut two) = (Server::start(), Release::new("1"), Release::new("2"));
@@ -367,9 +404,38 @@ fn of_two_equal_disks_the_one_in_use_is_ours() {
 
     std::fs::write(host.path("sys/class/block/vda3/holders/dm-0"), "").unwrap();
     run();
-    assert_eq!(host.tries(Slot::A), Some((3, 0)));
+    assert_eq!(host.tries(Slot::A), Some((9, 0)));
     assert!(
         std::fs::read(&copy).unwrap() == before,
         "the copy was written to"
     );
+}
+
+/// Something else has grown on the ESP.
+#[test]
+fn without_room_for_the_uki_nothing_is_written() {
+    let (server, one, two) = (Server::start(), Release::new("1"), Release::new("2"));
+    let host = Host::new(&server, &[&one, &two]);
+    two.publish(&server);
+    let daemon = host.daemon();
+    daemon.good();
+    let room = Esp::open(host.window(ESP)).unwrap().room_for(Slot::B);
+    let fill = vec![0; usize::try_from(room.unwrap()).unwrap() - two.uki.len() / 2];
+    esp::write_file(&mut host.window(ESP), "fill.bin", &fill).unwrap();
+    let before = host.disk_digest();
+    let error = daemon.update().unwrap_err();
+    assert!(
+        error.contains("the EFI system partition has") && error.contains("for the UKI of slot b"),
+        "{error}"
+    );
+    assert_eq!(host.disk_digest(), before);
+    assert_eq!(
+        daemon.status()["failed"],
+        json!([]),
+        "it is not the release's fault"
+    );
+
+    esp::write_file(&mut host.window(ESP), "fill.bin", b"gone").unwrap();
+    daemon.update().unwrap();
+    assert_eq!(daemon.status()["staged"]["version"], "2");
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -39,6 +39,8 @@ pub struct Release {
     pub usr: Vec<u8>,
     pub payload: Vec<u8>,
     pub uki: Vec<u8>,
+    /// Block index and deltas, by name.
+    pub extra: Vec<(String, Vec<u8>)>,
 }
 
 impl Release {
@@ -59,11 +61,6 @@ impl Release {
 
     pub fn made_of(version: &str, key: &SigningKey, usr: Vec<u8>, uki: Vec<u8>) -> Self {
         let payload = zstd::encode_all(&usr[..], 1).unwrap();
-        let file = |name: &str, bytes: &[u8]| release::File {
-            name: name.parse().unwrap(),
-            size: bytes.len() as u64,
-            sha256: Sha256::of(bytes),
-        };
         let manifest = Manifest {
             format: Manifest::FORMAT,
             version: version.parse().unwrap(),
@@ -78,8 +75,11 @@ impl Release {
                     file: file("usr.erofs.zst", &payload),
                     compression: Compression::Zstd,
                 },
+                index: None,
             },
             uki: file("uki.efi", &uki),
+            kernel: None,
+            deltas: Vec::new(),
             sbom: None,
         };
         let envelope = Envelope::sign(&manifest, key).unwrap().to_json().unwrap();
@@ -90,7 +90,70 @@ impl Release {
             usr,
             payload,
             uki,
+            extra: Vec::new(),
         }
+    }
+
+    /// The next release after this one: some of it is new, some has moved, most is as it was. In
+    /// frames and with a block index, without deltas.
+    pub fn next(&self, version: &str) -> Self {
+        const FRAME: usize = 8 * 4096;
+        let mut usr = self.usr.clone();
+        let new = noise(&format!("new in {version}"), 3 * 4096);
+        usr.splice(100 * 4096..102 * 4096, new);
+        for at in (200 * 4096..260 * 4096).step_by(700) {
+            usr[at] = usr[at].wrapping_add(1);
+        }
+        let mut uki = self.uki.clone();
+        uki[5000..5010].copy_from_slice(&noise(version, 10));
+        let mut release = Self::made_of(version, &key(), usr, uki);
+        let mut payload = Vec::new();
+        let lengths =
+            delta::frames::compress(&mut &release.usr[..], &mut payload, FRAME, 1).unwrap();
+        release.manifest.usr.payload.file = file("usr.erofs.zst", &payload);
+        release.payload = payload;
+        let tree = verity::build(&mut &release.usr[..]).unwrap();
+        let size = release.usr.len() as u64;
+        let hashes = tree.leaves().to_vec();
+        let index = delta::reuse::BlockIndex::new(FRAME, size, lengths, hashes).to_bytes();
+        release.manifest.usr.index = Some(file("usr.index", &index));
+        release.extra.push(("usr.index".into(), index));
+        release.sign();
+        release
+    }
+
+    pub fn sign(&mut self) {
+        self.envelope = Envelope::sign(&self.manifest, &key())
+            .unwrap()
+            .to_json()
+            .unwrap();
+    }
+
+    /// Adds the delta from a release, which is made of these bytes (`from`'s own, normally).
+    pub fn with_delta(mut self, from: &Self, usr: &[u8], uki: &[u8]) -> Self {
+        let mut add = |name: String, bytes: Vec<u8>| {
+            let file = file(&name, &bytes);
+            self.extra.push((name, bytes));
+            file
+        };
+        let delta = release::Delta {
+            from_version: from.manifest.version.clone(),
+            from_root_hash: from.manifest.usr.root_hash,
+            usr: add(
+                format!("usr-from-{}.delta", from.version),
+                delta_between(usr, &self.usr),
+            ),
+            uki: Some(release::UkiDelta {
+                file: add(
+                    format!("uki-from-{}.delta", from.version),
+                    delta_between(uki, &self.uki),
+                ),
+                from_sha256: from.manifest.uki.sha256,
+            }),
+        };
+        self.manifest.deltas.push(delta);
+        self.sign();
+        self
     }
 
     pub fn root_hash(&self) -> RootHash {
@@ -123,11 +186,13 @@ impl Release {
 
     pub fn publish(&self, server: &Server) {
         server.with(|s| {
-            for (name, bytes) in [
+            let extra = self.extra.iter().map(|(name, bytes)| (&name[..], bytes));
+            let files = [
                 ("manifest.dsse.json", &self.envelope),
                 ("usr.erofs.zst", &self.payload),
                 ("uki.efi", &self.uki),
-            ] {
+            ];
+            for (name, bytes) in files.into_iter().chain(extra) {
                 s.files
                     .insert(format!("{}/{name}", self.version), bytes.clone());
             }
@@ -136,7 +201,36 @@ impl Release {
     }
 }
 
-fn noise(seed: &str, len: usize) -> Vec<u8> {
+fn file(name: &str, bytes: &[u8]) -> release::File {
+    release::File {
+        name: name.parse().unwrap(),
+        size: bytes.len() as u64,
+        sha256: Sha256::of(bytes),
+    }
+}
+
+fn delta_between(old: &[u8], new: &[u8]) -> Vec<u8> {
+    let on_disk = |bytes: &[u8]| {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    };
+    let names = delta::make::Names {
+        source: [0; 32],
+        target: [0; 32],
+    };
+    let options = delta::make::Options {
+        workers: 1,
+        segment_size: 128 << 10,
+        window_size: 512 << 10,
+    };
+    let mut out = std::io::Cursor::new(Vec::new());
+    let (old, new) = (on_disk(old), on_disk(new));
+    delta::make::make(&old, &new, names, &mut out, options, &|_, _| ()).unwrap();
+    out.into_inner()
+}
+
+pub fn noise(seed: &str, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len + 32);
     let mut block = Sha256::of(seed);
     while bytes.len() < len {
@@ -265,6 +359,11 @@ impl Host {
         self.entry(slot).map(|e| (e.tries_left, e.tries_done))
     }
 
+    pub fn set_tries(&self, slot: Slot, left: u8, done: u8) {
+        let mut esp = Esp::open(self.window(ESP)).unwrap();
+        esp.set_tries(slot, left, done).unwrap();
+    }
+
     /// Of the whole disk, to see that not a byte changed.
     pub fn disk_digest(&self) -> Sha256 {
         Sha256::of(fs::read(&self.image).unwrap())
@@ -285,19 +384,10 @@ impl Host {
             .take(release.manifest.usr.size);
         let got = verity::root_hash_of(&mut data, release.manifest.usr.size).unwrap();
         let mut esp = Esp::open(self.window(ESP)).unwrap();
-        let Some(Entry {
-            tries_left,
-            tries_done,
-            ..
-        }) = esp.entry(slot).unwrap()
-        else {
+        let Some(entry) = esp.entry(slot).unwrap() else {
             return false;
         };
-        let uki = esp
-            .read_file(&format!(
-                "EFI/Linux/usr-{slot}+{tries_left}-{tries_done}.efi"
-            ))
-            .unwrap();
+        let uki = esp.read_file(&entry.path()).unwrap();
         got == release.root_hash() && uki == release.uki
     }
 
@@ -315,10 +405,9 @@ impl Host {
         let chosen = entries.pop().expect("nothing boots");
         let left = chosen.tries_left.saturating_sub(1);
         let done = chosen.tries_done + u8::from(chosen.tries_left > 0);
-        Esp::open(self.window(ESP))
-            .unwrap()
-            .set_tries(chosen.slot, left, done)
-            .unwrap();
+        if chosen.counted {
+            self.set_tries(chosen.slot, left, done);
+        }
 
         self.boots += 1;
         let hash = self.table().root_hash_of(chosen.slot).unwrap().unwrap();
@@ -341,6 +430,36 @@ impl Host {
             let _ = fs::remove_file(self.path(volatile));
         }
         chosen.slot
+    }
+
+    /// What is so after one: /usr is another device, and the kernel has not heard of it.
+    pub fn soft_reboot(&self, to: &Release) {
+        use std::os::unix::fs::MetadataExt as _;
+        let device = fs::metadata(self.path("usr")).unwrap().dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let dm = format!("sys/dev/block/{major}:{minor}/dm");
+        fs::create_dir_all(self.path(&dm)).unwrap();
+        let hash = to.root_hash().to_string();
+        let (first, second) = hash.split_at(32);
+        self.write(
+            &format!("{dm}/uuid"),
+            &format!("CRYPT-VERITY-{first}-{second}-usr-b\n"),
+        );
+        self.write(
+            "usr/lib/os-release",
+            &format!("ID=orlop\nIMAGE_ID=orlop\nIMAGE_VERSION={}\n", to.version),
+        );
+        self.write(
+            "run/orlop/soft-reboot.json",
+            r#"{"releases":1,"changed":true,"at":1}"#,
+        );
+        for gone in [
+            "run/orlop/good",
+            "run/orlop/slots.json",
+            "run/update-engine/reboot-needed",
+        ] {
+            fs::remove_file(self.path(gone)).unwrap();
+        }
     }
 
     /// What the initrd does at each boot.
@@ -444,9 +563,18 @@ impl Host {
     }
 
     pub fn daemon(&self) -> Daemon<'_> {
+        self.daemon_with(&[])
+    }
+
+    pub fn daemon_with(&self, environment: &[(&str, &str)]) -> Daemon<'_> {
         // Of an earlier daemon; this one's own is waited for.
         let _ = fs::remove_file(self.path("run/update-engine/status.json"));
-        let child = self.engine(&["daemon"]).spawn().unwrap();
+        let mut command = self.engine(&["daemon"]);
+        for proxy in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+            command.env_remove(proxy).env_remove(proxy.to_uppercase());
+        }
+        command.envs(environment.iter().copied());
+        let child = command.spawn().unwrap();
         let daemon = Daemon { host: self, child };
         wait_for(|| {
             self.path("run/update-engine/io.orlop.UpdateEngine")

@@ -3,9 +3,14 @@
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
+mod addresses;
+mod every;
 mod faults;
+mod health;
 mod host;
 mod kills;
 mod network;
 mod server;
 mod update;
+mod update1;
+mod ways;

@@ -14,6 +14,8 @@ pub enum Mood {
     Good,
     /// Files end after this many bytes of body, whatever the length said.
     Truncate(usize),
+    /// Files end after this many bytes, and from there on there are none.
+    Dies(usize),
     /// After this many bytes of a file, silence.
     Stall(usize),
     Status(u16),
@@ -27,13 +29,21 @@ pub enum Mood {
     Corrupt,
     /// Answers Omaha with something else.
     Garbage,
+    /// Answers Omaha as Nebraska does when its policy says no: with this status.
+    Denies(&'static str),
 }
 
 #[derive(Default)]
 pub struct State {
     pub mood: Mood,
     pub offer: Option<String>,
+    /// Other addresses of the offer, after this server's own.
+    pub more: Vec<String>,
+    /// Another address instead of this server's own.
+    pub instead: Option<String>,
     pub files: HashMap<String, Vec<u8>>,
+    /// How often it was asked for an update.
+    pub asked: usize,
     /// Bytes of file bodies that were sent.
     pub sent: usize,
     /// `GET /2/uki.efi 0-`, in order.
@@ -124,7 +134,16 @@ fn omaha(
     let request = Request::from_xml(std::str::from_utf8(body).unwrap()).unwrap();
     let app = &request.apps[0];
     let mut state = state.lock().unwrap();
+    state.asked += usize::from(app.update_check);
     match state.mood {
+        Mood::Denies(status) if app.update_check => {
+            let answer = format!(
+                r#"<?xml version="1.0" encoding="UTF-8"?>
+<response protocol="3.0" server="nebraska"><daystart elapsed_seconds="0"></daystart><app appid="{}" status="{status}"><ping status="ok"></ping><updatecheck status="error-internal"></updatecheck></app></response>"#,
+                app.app_id
+            );
+            return reply(&mut stream, "text/xml", answer.as_bytes());
+        }
         Mood::Status(status) => {
             return write!(stream, "HTTP/1.1 {status} no\r\nContent-Length: 0\r\n\r\n");
         }
@@ -163,7 +182,11 @@ fn omaha(
     let barred = |version| state.withholds && !app.force && state.failed.contains(version);
     let update_check = app.update_check.then(|| match &state.offer {
         Some(version) if *version != app.version && !barred(version) => UpdateCheck::Offer(Offer {
-            codebases: vec![format!("http://127.0.0.1:{port}/{version}/")],
+            codebases: {
+                let own = format!("http://127.0.0.1:{port}/{version}/");
+                let first = state.instead.clone().unwrap_or(own);
+                std::iter::once(first).chain(state.more.clone()).collect()
+            },
             version: version.parse().unwrap(),
             packages: Vec::new(),
         }),
@@ -227,15 +250,26 @@ fn file(
     }
     let tag = format!("\"{:x}\"", content.len());
     let start = range.filter(|_| mood != Mood::NoRanges && if_range.is_none_or(|t| t == tag));
-    let start: Option<usize> = start.map(|r| r.trim_end_matches('-').parse().unwrap());
     let total = content.len();
-    let body = &content[start.unwrap_or(0).min(total)..];
+    let (start, last): (Option<usize>, usize) = match &start {
+        Some(range) => {
+            let (start, last) = range.split_once('-').unwrap();
+            let last = last
+                .parse()
+                .map_or(total - 1, |last: usize| last.min(total - 1));
+            (Some(start.parse().unwrap()), last)
+        }
+        None => (None, total.saturating_sub(1)),
+    };
+    if matches!(mood, Mood::Dies(at) if !manifest && start.is_some_and(|start| start >= at)) {
+        return write!(stream, "HTTP/1.1 503 no\r\nContent-Length: 0\r\n\r\n");
+    }
+    let body = &content[start.unwrap_or(0).min(total)..(last + 1).min(total)];
     let claimed = body.len() + usize::from(mood == Mood::WrongLength && !manifest);
     match start {
         Some(start) => write!(
             stream,
-            "HTTP/1.1 206 part\r\nContent-Range: bytes {start}-{}/{total}\r\nETag: {tag}\r\nContent-Length: {claimed}\r\n\r\n",
-            total - 1
+            "HTTP/1.1 206 part\r\nContent-Range: bytes {start}-{last}/{total}\r\nETag: {tag}\r\nContent-Length: {claimed}\r\n\r\n"
         )?,
         None => write!(
             stream,
@@ -243,7 +277,9 @@ fn file(
         )?,
     }
     let part = match mood {
-        Mood::Truncate(at) | Mood::Stall(at) if !manifest => &body[..at.min(body.len())],
+        Mood::Truncate(at) | Mood::Stall(at) | Mood::Dies(at) if !manifest => {
+            &body[..at.min(body.len())]
+        }
         _ => body,
     };
     if !manifest {

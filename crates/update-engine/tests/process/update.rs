@@ -17,8 +17,8 @@ fn to_version_2_and_good() {
     daemon.good();
     assert_eq!(
         host.tries(Slot::A),
-        Some((3, 0)),
-        "always armed: good means a counter that is full"
+        Some((9, 0)),
+        "not counted, as there is nothing to fall back to"
     );
     daemon.update().unwrap();
     let status = daemon.status();
@@ -27,7 +27,10 @@ fn to_version_2_and_good() {
     assert_eq!(status["rollback"], Value::Null);
     let wanted: Value =
         serde_json::from_str(&host.read("run/update-engine/reboot-needed").unwrap()).unwrap();
-    assert_eq!(wanted, json!({ "version": "2", "reason": "update" }));
+    assert_eq!(
+        wanted,
+        json!({ "version": "2", "reason": "update", "soft": false })
+    );
     assert!(host.is_intact(Slot::A, &one) && host.is_intact(Slot::B, &two));
     wait_for(|| {
         std::fs::read_dir(host.path("var/lib/update-engine/download"))
@@ -57,8 +60,43 @@ fn to_version_2_and_good() {
     });
     wait_for(|| daemon.status()["rollback"] == json!({ "version": "1", "slot": "a" }));
     assert_eq!(daemon.status()["staged"], Value::Null);
+    // Now there is: it is counted, and what it would fall back to is not.
     assert_eq!(host.tries(Slot::B), Some((3, 0)));
+    assert!(!host.entry(Slot::A).unwrap().counted);
     assert_eq!(host.read("run/update-engine/reboot-needed"), None);
+}
+
+/// The kernel part is the same: userspace alone starts anew, and the command line still names version 1.
+#[test]
+fn over_to_version_2_under_the_same_kernel() {
+    let (server, one, mut two) = (Server::start(), Release::new("1"), Release::new("2"));
+    let kernel = release::Sha256::of("kernel");
+    two.manifest.kernel = Some(kernel);
+    two.sign();
+    let host = Host::new(&server, &[&one, &two]);
+    host.write(release::KERNEL_FILE, &format!("{kernel}\n"));
+    two.publish(&server);
+    let daemon = host.daemon();
+    daemon.good().update().unwrap();
+    assert_eq!(
+        daemon.status()["staged"],
+        json!({ "version": "2", "slot": "b", "soft_reboot": true })
+    );
+    let wanted: Value =
+        serde_json::from_str(&host.read("run/update-engine/reboot-needed").unwrap()).unwrap();
+    assert_eq!(wanted["soft"], true);
+    drop(daemon);
+
+    host.soft_reboot(&two);
+    let daemon = host.daemon();
+    daemon.good();
+    wait_for(|| daemon.status()["rollback"] == json!({ "version": "1", "slot": "a" }));
+    assert_eq!(daemon.status()["staged"], Value::Null);
+    assert_eq!(daemon.status()["failed"], json!([]));
+    assert_eq!(host.read("run/update-engine/reboot-needed"), None);
+    assert_eq!(host.tries(Slot::B), Some((3, 0)));
+    assert!(!host.entry(Slot::A).unwrap().counted);
+    wait_for(|| server.with(|s| s.events.iter().any(|e| e == "3/2 2 after 1")));
 }
 
 #[test]
@@ -124,6 +162,51 @@ fn a_release_that_does_not_boot_is_left_for_good() {
     daemon.call("Update", json!({ "force": true })).unwrap();
     assert_eq!(daemon.status()["failed"], json!([]));
     assert_eq!(daemon.status()["staged"]["version"], "3");
+}
+
+/// The boot loader falls back, and then the power fails again and again before the good release is up.
+#[test]
+fn power_cuts_after_a_fallback_do_not_use_up_the_good_release() {
+    let (server, one, three) = (Server::start(), Release::new("1"), Release::new("3"));
+    let four = Release::new("4");
+    let mut host = Host::new(&server, &[&one, &three, &four]);
+    three.publish(&server);
+    let daemon = host.daemon();
+    daemon.good().update().unwrap();
+    drop(daemon);
+    let booted: Vec<Slot> = (0..12).map(|_| host.boot()).collect();
+    assert_eq!(booted[..3], [Slot::B; 3]);
+    assert_eq!(booted[3..], [Slot::A; 9]);
+    let daemon = host.daemon();
+    daemon.good();
+    wait_for(|| daemon.status()["failed"][0]["version"] == "3");
+    assert!(!host.entry(Slot::A).unwrap().counted);
+    // The next release: the same again, and it is counted once there are two good ones.
+    four.publish(&server);
+    daemon.update().unwrap();
+    drop(daemon);
+    assert_eq!(host.boot(), Slot::B);
+    host.daemon().good();
+    assert_eq!(host.tries(Slot::B), Some((3, 0)));
+}
+
+/// The one that is about to be left must not be the only other thing that boots.
+#[test]
+fn nothing_is_written_over_the_only_slot_that_can_still_be_tried() {
+    let (server, one, two) = (Server::start(), Release::new("1"), Release::new("2"));
+    let host = Host::new(&server, &[&one, &two]);
+    two.publish(&server);
+    let daemon = host.daemon();
+    daemon.good();
+    host.set_tries(Slot::A, 0, 3);
+    let before = host.disk_digest();
+    let error = daemon.update().unwrap_err();
+    assert!(
+        error.contains("the boot entry of slot a has no tries left"),
+        "{error}"
+    );
+    assert_eq!(host.disk_digest(), before);
+    assert_eq!(daemon.status()["staged"], Value::Null);
 }
 
 /// Version 3 starts but never becomes good; what is said of it back in version 1.
@@ -204,7 +287,10 @@ fn rollback_by_hand_and_no_way_back_by_itself() {
     daemon.call("Rollback", json!({})).unwrap();
     let wanted: Value =
         serde_json::from_str(&host.read("run/update-engine/reboot-needed").unwrap()).unwrap();
-    assert_eq!(wanted, json!({ "version": "1", "reason": "rollback" }));
+    assert_eq!(
+        wanted,
+        json!({ "version": "1", "reason": "rollback", "soft": false })
+    );
     assert_eq!(host.tries(Slot::B).unwrap().0, 0);
     // A service of boot-complete.target is restarted: that must not arm version 2 again.
     host.run(&["mark-good"]);

@@ -1,5 +1,7 @@
 //! The service: options, start, stop.
 
+mod artifacts;
+mod asks;
 mod auth;
 mod catalog;
 mod checkin;
@@ -7,11 +9,22 @@ mod dashboard;
 mod database;
 mod error;
 mod files;
+mod groups;
+mod linger;
+mod metrics;
+mod oidc;
+mod openapi;
+mod ops;
+mod plan;
 mod policy;
 mod records;
 mod rest;
 mod routes;
+pub(crate) mod sql;
 mod startup;
+mod ticker;
+mod tokens;
+mod tuf;
 mod upload;
 
 use std::path::PathBuf;
@@ -23,6 +36,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::database::Database;
+pub(crate) use self::database::prepare as prepare_database;
 pub use self::startup::ServeError;
 
 /// How the server is run.
@@ -39,12 +53,30 @@ pub struct Options {
     /// Directory for the database, the releases and the admin token
     #[arg(long, env = "ORLOP_SERVE_DATA")]
     pub data: PathBuf,
+    /// PostgreSQL instead of a file in the data directory: postgres://USER@HOST/DATABASE (the
+    /// password better in PGPASSWORD or ~/.pgpass)
+    #[arg(long, env = "ORLOP_SERVE_DATABASE", hide_env_values = true)]
+    pub database: Option<String>,
+    /// Where the releases are, if several servers share them: a directory, or s3://BUCKET/PREFIX
+    /// with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL [default:
+    /// DATA/releases]
+    #[arg(long, env = "ORLOP_SERVE_RELEASES", value_name = "PLACE")]
+    pub releases: Option<String>,
     /// Directory of public keys (*.pub); a release has to be signed by one of them
     #[arg(long, env = "ORLOP_SERVE_KEYS")]
     pub keys: PathBuf,
     /// Base URL that hosts download from, if it is not the one they ask at
     #[arg(long, env = "ORLOP_SERVE_PUBLIC_URL", value_parser = base_url)]
     pub public_url: Option<String>,
+    /// Only who signs in sees the fleet; hosts are served as ever
+    #[arg(long, env = "ORLOP_SERVE_REQUIRE_SIGN_IN")]
+    pub require_sign_in: bool,
+    /// Forget hosts that were not seen for so many days; without it only who is told to be
+    #[arg(long, env = "ORLOP_SERVE_FORGET_AFTER", value_name = "DAYS",
+        value_parser = clap::value_parser!(u16).range(1..=3650))]
+    pub forget_after: Option<u16>,
+    #[command(flatten)]
+    pub oidc: oidc::IssuerOptions,
 }
 
 fn base_url(text: &str) -> Result<String, &'static str> {
@@ -61,12 +93,18 @@ fn base_url(text: &str) -> Result<String, &'static str> {
 /// What every handler needs.
 struct Server {
     database: Database,
-    /// `DATA/releases`.
-    releases: PathBuf,
+    artifacts: artifacts::Artifacts,
     keys: PathBuf,
     /// Held while a manifest is replaced and while a release is finished.
     publishing: tokio::sync::Mutex<()>,
     token: auth::Token,
+    oidc: Option<oidc::Oidc>,
+    /// Reading needs a role as well.
+    closed: bool,
+    pings: ticker::Pings,
+    counters: metrics::Counters,
+    /// Days without a word after which a host is forgotten.
+    forget_after: Option<u16>,
     public_url: Option<String>,
     clock: fn() -> Timestamp,
 }
@@ -78,10 +116,16 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> Result<(), ServeError> {
+    // Of the libraries that can be had for it, the one that the database uses as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     // Before anything is announced: a signal that comes early must not be lost.
     let stop = stop_signal()?;
     let listener = startup::listen(&options.listen).await?;
-    let (server, _lock) = startup::open(&options)?;
+    let wanted = options.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        startup::open(&wanted, &tokio::runtime::Handle::current())
+    });
+    let (server, _lock) = opened.await.map_err(|e| ServeError::Serve(e.into()))??;
     let address = listener.local_addr().map_err(|source| ServeError::Listen {
         address: options.listen.clone(),
         source,
@@ -91,7 +135,19 @@ pub async fn run(options: Options) -> Result<(), ServeError> {
         serde_json::json!({ "listening": address.to_string() })
     );
     tracing::info!(%address, data = %options.data.display(), "listening");
-    serve(listener, Arc::new(server), stop).await
+    let server = Arc::new(server);
+    let (stop_ticker, ticker_stops) = tokio::sync::watch::channel(());
+    let ticker = tokio::spawn(ticker::run(Arc::clone(&server), ticker_stops));
+    let result = serve(listener, Arc::clone(&server), stop).await;
+    // Between two rounds, never within: what is being written down would be lost.
+    drop(stop_ticker);
+    if let Err(error) = ticker.await {
+        tracing::error!("the regular work broke off: {error}");
+    }
+    if let Err(error) = ticker::flush(&server).await {
+        tracing::error!("who was here last is not on record: {error}");
+    }
+    result
 }
 
 async fn serve(

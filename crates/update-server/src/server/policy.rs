@@ -1,16 +1,24 @@
 //! Who is offered what. Pure, so that the rules read top to bottom and can be tested as such.
 
-use release::{Manifest, Sha256, Version};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use release::{Sha256, Version};
+
+use super::catalog::{Content, Published};
 
 /// What matters about the host that asks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asking<'a> {
+    pub(super) host: &'a str,
     pub(super) version: &'a str,
     pub(super) board: Option<&'a str>,
     /// What it tried and left again: release id (none if unknown) and version.
     pub(super) failed: &'a [(Option<Sha256>, Version)],
     /// The operator takes what failed, and what is older.
     pub(super) force: bool,
+    /// It says of itself what only a host of ours says.
+    pub(super) orlop: bool,
 }
 
 /// Why a host stays with what it runs.
@@ -21,9 +29,12 @@ pub(super) enum Stay {
     UnknownVersion,
     NotNewer,
     OtherArchitecture,
+    /// It is Flatcar's, and the host is ours.
+    OtherSystem,
     /// It has to stop over at another release first.
     BelowFloor(Version),
     FailedHere,
+    Withdrawn(Version),
 }
 
 impl std::fmt::Display for Stay {
@@ -33,29 +44,70 @@ impl std::fmt::Display for Stay {
             Self::UnknownVersion => f.write_str("its version cannot be compared"),
             Self::NotNewer => f.write_str("it runs what its channel has"),
             Self::OtherArchitecture => f.write_str("the release is for another architecture"),
+            Self::OtherSystem => f.write_str("the release is one of Flatcar's"),
             Self::BelowFloor(floor) => write!(f, "it has to run {floor} first"),
             Self::FailedHere => f.write_str("it already tried that release and left it"),
+            Self::Withdrawn(version) => write!(f, "release {version} was withdrawn"),
         }
     }
+}
+
+/// More stops on the way would be a mistake in the releases.
+const MAX_HOPS: usize = 32;
+
+/// What brings the host nearer to `target`: the target, or else the first stop on the way. A floor
+/// says which release has to run first; if that one is not here, or the host would not believe it
+/// (`signed`), the next above it will do.
+pub(super) fn choose(
+    asking: Asking<'_>,
+    target: &Arc<Published>,
+    shelf: &BTreeMap<Version, Arc<Published>>,
+    signed: &dyn Fn(&Published) -> bool,
+) -> Result<Arc<Published>, Stay> {
+    let mut candidate = target;
+    for _ in 0..MAX_HOPS {
+        if candidate.withdrawn.is_some() {
+            return Err(Stay::Withdrawn(candidate.manifest.version().clone()));
+        }
+        let floor = match decide(asking, Some((&candidate.manifest, candidate.id))) {
+            Ok(()) => return Ok(Arc::clone(candidate)),
+            Err(Stay::BelowFloor(floor)) => floor,
+            Err(stay) => return Err(stay),
+        };
+        let above = shelf.range(&floor..candidate.manifest.version());
+        let usable = |release: &&Arc<Published>| {
+            release.withdrawn.is_none()
+                && release.manifest.architecture() == target.manifest.architecture()
+                && release.manifest.is_flatcar() == target.manifest.is_flatcar()
+                && signed(release)
+        };
+        candidate = match above.map(|(_, release)| release).find(usable) {
+            Some(stop) => stop,
+            None => return Err(Stay::BelowFloor(floor)),
+        };
+    }
+    Err(Stay::NothingOnChannel)
 }
 
 /// `candidate` is what the host's channel points at. `Ok` means: offer it.
 pub(super) fn decide(
     asking: Asking<'_>,
-    candidate: Option<(&Manifest, Sha256)>,
+    candidate: Option<(&Content, Sha256)>,
 ) -> Result<(), Stay> {
     let (manifest, id) = candidate.ok_or(Stay::NothingOnChannel)?;
+    if manifest.is_flatcar() && asking.orlop {
+        return Err(Stay::OtherSystem);
+    }
     let running: Version = asking.version.parse().map_err(|_| Stay::UnknownVersion)?;
-    let older = manifest.version < running && !asking.force;
-    if older || manifest.version == running {
+    let older = *manifest.version() < running && !asking.force;
+    if older || *manifest.version() == running {
         return Err(Stay::NotNewer);
     }
-    if architecture(asking.board).is_some_and(|arch| arch != manifest.architecture) {
+    if architecture(asking.board).is_some_and(|arch| arch != manifest.architecture()) {
         return Err(Stay::OtherArchitecture);
     }
     if let Some(floor) = manifest
-        .minimum_source_version
-        .as_ref()
+        .minimum_source_version()
         .filter(|floor| running < **floor)
     {
         return Err(Stay::BelowFloor(floor.clone()));
@@ -65,7 +117,7 @@ pub(super) fn decide(
         .iter()
         .any(|(failed_id, version)| match failed_id {
             Some(failed_id) => *failed_id == id,
-            None => *version == manifest.version,
+            None => version == manifest.version(),
         });
     if failed && !asking.force {
         Err(Stay::FailedHere)
@@ -86,7 +138,7 @@ fn architecture(board: Option<&str>) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use release::{Compression, File, Payload, Usr};
+    use release::{Compression, File, Manifest, Payload, Usr};
 
     fn manifest(version: &str) -> Manifest {
         let file = |name: &str| File {
@@ -108,8 +160,11 @@ mod tests {
                     file: file("usr"),
                     compression: Compression::Zstd,
                 },
+                index: None,
             },
             uki: file("uki"),
+            kernel: None,
+            deltas: Vec::new(),
             sbom: None,
         }
     }
@@ -149,20 +204,24 @@ mod tests {
             .map(|(id, version)| (id.map(Sha256::of), version.parse().unwrap()))
             .collect();
         let asking = Asking {
+            host: "h",
             version: running,
             board,
             failed: &failed,
             force,
+            orlop: true,
         };
         let id = Sha256::of(manifest.version.to_string());
-        let got = match decide(asking, Some((&manifest, id))) {
+        let content = Content::Orlop(Box::new(manifest));
+        let got = match decide(asking, Some((&content, id))) {
             Ok(()) => "offer".to_owned(),
             Err(stay) => stay.to_string(),
         };
         assert_eq!(
-            got, expect,
+            got,
+            expect,
             "{running} -> {} with {failed:?}",
-            manifest.version
+            content.version()
         );
     }
 
@@ -174,10 +233,12 @@ mod tests {
         check("3", "2", &[], "it runs what its channel has");
         check("trunk", "2", &[], "its version cannot be compared");
         let asking = Asking {
+            host: "h",
             version: "1",
             board: None,
             failed: &[],
             force: true,
+            orlop: true,
         };
         assert_eq!(decide(asking, None), Err(Stay::NothingOnChannel));
     }
@@ -254,5 +315,68 @@ mod tests {
         };
         let expect = "the release is for another architecture";
         check_forced("1", elsewhere, &[], expect);
+    }
+
+    /// A shelf of releases `version` or `version>floor`, `!` before what was withdrawn, `?` before what
+    /// the channel does not sign; the last is what the channel points at. Each host says what it is offered.
+    fn check_hops(shelf: &[&str], running: &str, expect: &str) {
+        let published = |text: &&str| {
+            let (text, withdrawn) = match text.strip_prefix('!') {
+                Some(text) => (text, Some((jiff::Timestamp::UNIX_EPOCH, "bad".to_owned()))),
+                None => (*text, None),
+            };
+            let (text, envelope) = match text.strip_prefix('?') {
+                Some(text) => (text, "of another channel"),
+                None => (text, "envelope"),
+            };
+            let (version, floor) = text.split_once('>').unwrap_or((text, ""));
+            let manifest = Manifest {
+                minimum_source_version: floor.parse().ok(),
+                ..manifest(version)
+            };
+            Arc::new(Published {
+                id: Sha256::of(version),
+                envelope_size: 1,
+                envelope_sha256: Sha256::of(envelope),
+                published: jiff::Timestamp::UNIX_EPOCH,
+                withdrawn,
+                manifest: Content::Orlop(Box::new(manifest)),
+            })
+        };
+        let all: Vec<_> = shelf.iter().map(published).collect();
+        let target = all.last().unwrap().clone();
+        let shelf = all
+            .into_iter()
+            .map(|release| (release.manifest.version().clone(), release))
+            .collect();
+        let asking = Asking {
+            host: "h",
+            version: running,
+            board: None,
+            failed: &[],
+            force: false,
+            orlop: true,
+        };
+        let signed = |stop: &Published| stop.envelope_sha256 == Sha256::of("envelope");
+        let got = match choose(asking, &target, &shelf, &signed) {
+            Ok(release) => release.manifest.version().to_string(),
+            Err(stay) => stay.to_string(),
+        };
+        assert_eq!(got, expect, "from {running}");
+    }
+
+    #[test]
+    fn floors_are_passed_one_hop_at_a_time() {
+        let shelf = ["2", "3", "4>3", "5", "6>4"];
+        for (running, next) in [("1", "3"), ("2", "3"), ("3", "4"), ("4", "6"), ("5", "6")] {
+            check_hops(&shelf, running, next);
+        }
+        check_hops(&shelf, "6", "it runs what its channel has");
+        // The floor itself is not here, or was withdrawn: the next above it.
+        check_hops(&["2", "!3", "3.1", "6>3"], "1", "3.1");
+        check_hops(&["2", "?3", "3.1", "6>3"], "1", "3.1");
+        check_hops(&["2", "?3", "6>3"], "1", "it has to run 3 first");
+        check_hops(&["2", "6>3"], "1", "it has to run 3 first");
+        check_hops(&["2", "!3"], "1", "release 3 was withdrawn");
     }
 }

@@ -4,9 +4,13 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rustix::fs::FlockOperation;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 
+use super::artifacts::{Artifacts, ArtifactsError, remove_unfinished};
 use super::auth::Token;
 use super::database::{Database, DatabaseError};
+use super::oidc::{Oidc, OidcError};
+use super::sql::Place;
 use super::upload::read_keys;
 use super::{Options, Server};
 
@@ -23,11 +27,20 @@ pub enum ServeError {
     Io { path: PathBuf, source: io::Error },
     #[error("the key directory {} cannot be read", path.display())]
     Keys { path: PathBuf, source: io::Error },
-    #[error("cannot use the database {}", path.display())]
+    #[error("cannot use {place} for the releases")]
+    Releases {
+        place: String,
+        source: ArtifactsError,
+    },
+    #[error("cannot use the database {place}")]
     Database {
-        path: PathBuf,
+        place: String,
         source: DatabaseError,
     },
+    #[error("--database is no address of PostgreSQL")]
+    DatabaseUrl(#[source] super::sql::SqlError),
+    #[error("nobody can sign in with the issuer")]
+    Oidc(#[source] OidcError),
     #[error("no random bytes for the admin token")]
     NoRandomness,
     #[error("cannot listen for signals")]
@@ -53,6 +66,10 @@ impl ServeError {
             }
             Self::Listen { .. } => Some("--listen takes ADDRESS:PORT, such as 127.0.0.1:8090"),
             Self::DataInUse(_) => Some("stop it, or choose another directory with --data"),
+            Self::Releases { place, .. } if place.starts_with("s3://") => Some(
+                "write it as s3://BUCKET/PREFIX; AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION say who asks, AWS_ENDPOINT_URL where if it is not Amazon",
+            ),
+            Self::DatabaseUrl(_) => Some("write it as postgres://USER@HOST/DATABASE"),
             Self::Keys { .. } => {
                 Some("--keys takes a directory with the public keys (*.pub) that sign releases")
             }
@@ -81,10 +98,10 @@ pub(super) struct DataLock(
 );
 
 /// Opens the data directory, making what is missing.
-pub(super) fn open(options: &Options) -> Result<(Server, DataLock), ServeError> {
-    let releases = options.data.join("releases");
-    make_directory(&releases)?;
+pub(super) fn open(options: &Options, runtime: &Handle) -> Result<(Server, DataLock), ServeError> {
+    make_directory(&options.data)?;
     let lock = lock(&options.data)?;
+    let artifacts = artifacts(options, runtime)?;
     let keys = read_keys(&options.keys).map_err(|source| ServeError::Keys {
         path: options.keys.clone(),
         source,
@@ -98,18 +115,28 @@ pub(super) fn open(options: &Options) -> Result<(Server, DataLock), ServeError> 
             "no public key here yet: releases are refused until one is"
         );
     }
-    remove_unfinished(&releases)?;
-    let path = options.data.join("server.db");
-    let database = Database::open(&path).map_err(|source| ServeError::Database {
-        path: path.clone(),
-        source,
+    let place = match &options.database {
+        Some(url) => Place::shared(url).map_err(ServeError::DatabaseUrl)?,
+        None => Place::File(options.data.join("server.db")),
+    };
+    let database = Database::open(&place, Timestamp::now(), runtime).map_err(|source| {
+        ServeError::Database {
+            place: place.to_string(),
+            source,
+        }
     })?;
+    let oidc = Oidc::new(&options.oidc).map_err(ServeError::Oidc)?;
     let token = Token::read_or_make(&options.data.join("token"))?;
     let server = Server {
         database,
-        releases,
+        artifacts,
         keys: options.keys.clone(),
         token,
+        oidc,
+        closed: options.require_sign_in,
+        pings: Default::default(),
+        counters: Default::default(),
+        forget_after: options.forget_after,
         public_url: options.public_url.clone(),
         publishing: tokio::sync::Mutex::new(()),
         clock: Timestamp::now,
@@ -143,24 +170,22 @@ fn lock(data: &Path) -> Result<std::fs::File, ServeError> {
     }
 }
 
-/// Uploads that a crash interrupted.
-fn remove_unfinished(releases: &Path) -> Result<(), ServeError> {
-    let io = |source| ServeError::Io {
-        path: releases.into(),
-        source,
-    };
-    for release in std::fs::read_dir(releases).map_err(io)? {
-        let release = release.map_err(io)?;
-        if !release.file_type().map_err(io)?.is_dir() {
-            continue;
-        }
-        for file in std::fs::read_dir(release.path()).map_err(io)? {
-            let file = file.map_err(io)?;
-            if file.file_name().to_string_lossy().ends_with(".part") {
-                tracing::info!(path = %file.path().display(), "removing an interrupted upload");
-                std::fs::remove_file(file.path()).map_err(io)?;
+/// Opens the place of the releases, making it if it is a directory.
+fn artifacts(options: &Options, runtime: &Handle) -> Result<Artifacts, ServeError> {
+    let own = || options.data.join("releases").display().to_string();
+    let place = options.releases.clone().unwrap_or_else(own);
+    if let Some(directory) = Artifacts::directory(&place) {
+        make_directory(&directory)?;
+        remove_unfinished(&directory, options.releases.is_some()).map_err(|source| {
+            ServeError::Io {
+                path: directory,
+                source,
             }
-        }
+        })?;
     }
-    Ok(())
+    let opened = Artifacts::open(&place).and_then(|artifacts| {
+        runtime.block_on(artifacts.try_it())?;
+        Ok(artifacts)
+    });
+    opened.map_err(|source| ServeError::Releases { place, source })
 }

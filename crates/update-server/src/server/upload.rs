@@ -3,21 +3,21 @@
 
 use std::io;
 use std::path::{Path as FsPath, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 use release::dsse::{Envelope, MAX_ENVELOPE};
 use release::keys::{self, VerifyingKey};
-use release::{File, FileName, MANIFEST_FILE, Manifest, Sha256, Verified, Version};
+use release::{File, FileName, FlatcarRelease, MANIFEST_FILE, Sha256, Version};
 use sha2::Digest as _;
-use tokio::io::AsyncWriteExt as _;
 
+use super::artifacts::{Artifacts, Upload};
+use super::catalog::Content;
 use super::error::ApiError;
-use super::{Shared, catalog};
+use super::{Shared, auth, catalog, records};
 use crate::api::Release;
 
 /// The keys in a directory, and the files in it that are none.
@@ -46,66 +46,71 @@ pub(super) fn read_keys(directory: &FsPath) -> io::Result<Keys> {
     Ok(found)
 }
 
-/// `PUT /api/v1/releases/VERSION/FILE`
+/// Sends a file of a release; the manifest first
+#[utoipa::path(put, path = "/api/v1/releases/{version}/{file}", tag = "releases",
+    params(("version" = String, Path), ("file" = String, Path)), responses((status = 204)), security(("token" = [])))]
 pub(super) async fn put_file(
     State(server): State<Shared>,
     Path((version, name)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
-    server.token.check(&headers)?;
+    auth::operator(&server, &headers).await?;
     let version = parse_version(&version)?;
     let name: FileName = name
         .parse()
         .map_err(|e: release::FileNameError| bad_request(e))?;
     refuse_finished(&server, &version).await?;
-    let directory = server.releases.join(version.to_string());
     if name.as_str() == MANIFEST_FILE {
         let bytes = read_envelope(body).await?;
         verify(&server, &bytes, &version)?;
         let _one_at_a_time = server.publishing.lock().await;
         refuse_finished(&server, &version).await?;
-        tokio::fs::create_dir_all(&directory)
-            .await
-            .map_err(|e| write_failed(&directory, &e))?;
-        let mut part = Part::create(&directory, &name).await?;
-        part.write(&bytes).await?;
-        part.commit(&directory.join(&name)).await?;
+        let artifacts = &server.artifacts;
+        artifacts.put(&place(&version, &name), bytes).await?;
     } else {
-        let release = load_manifest(&server, &directory, &version).await?;
+        let bytes = read_manifest(&server, &version).await?;
+        let (release, _) = verify(&server, &bytes, &version)?;
         let file = expected(&release, &name)?;
-        receive(body, &directory, file).await?;
+        let upload = server.artifacts.upload(&place(&version, &name)).await?;
+        receive(body, upload, file).await?;
     }
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `POST /api/v1/releases/VERSION`: everything is there, check it and show it.
+/// Everything was sent: it is checked, and then visible
+#[utoipa::path(post, path = "/api/v1/releases/{version}", tag = "releases",
+    params(("version" = String, Path)), responses((status = 201, body = Release)), security(("token" = [])))]
 pub(super) async fn finish(
     State(server): State<Shared>,
     Path(version): Path<String>,
     headers: HeaderMap,
 ) -> Result<(StatusCode, Json<Release>), ApiError> {
-    server.token.check(&headers)?;
+    let who = auth::operator(&server, &headers).await?;
     let version = parse_version(&version)?;
     // The manifest that is checked here has to be the one that is served.
     let _one_at_a_time = server.publishing.lock().await;
     refuse_finished(&server, &version).await?;
-    let directory = server.releases.join(version.to_string());
-    let bytes = read_manifest(&directory, &version).await?;
-    let release = verify(&server, &bytes, &version)?;
+    let bytes = read_manifest(&server, &version).await?;
+    let (release, id) = verify(&server, &bytes, &version)?;
     let envelope = (bytes.len() as u64, Sha256::of(&bytes));
     for file in release.files() {
-        check_stored(&directory, file, &version).await?;
+        let flatcar = match &release {
+            Content::Flatcar { flatcar } if flatcar.payload.name == file.name => Some(&**flatcar),
+            _ => None,
+        };
+        check_stored(&server.artifacts, file, flatcar, &version).await?;
     }
-    sync_directory(&directory).await?;
-    sync_directory(&server.releases).await?;
     let now = (server.clock)();
     let published = server
         .database
-        .write(move |db| {
-            catalog::publish(db, &release, envelope, now)?;
-            let published = catalog::release(db, &release.version)?;
-            published.ok_or_else(|| ApiError::internal("the release is gone", &release.version))
+        .write_plan(move |db, plan| {
+            catalog::publish(db, &release, id, envelope, now)?;
+            let subject = format!("release {}", release.version());
+            records::activity(db, &who.actor, "uploaded", &subject, "", now)?;
+            plan.reload(db, now)?;
+            let published = catalog::release(db, release.version())?;
+            published.ok_or_else(|| ApiError::internal("the release is gone", release.version()))
         })
         .await?;
     tracing::info!(%version, id = %published.id, "release finished");
@@ -137,11 +142,27 @@ async fn refuse_finished(server: &Shared, version: &Version) -> Result<(), ApiEr
     }
 }
 
-fn verify(
-    server: &Shared,
-    bytes: &[u8],
-    version: &Version,
-) -> Result<Verified<Manifest>, ApiError> {
+/// The release that was described, and its id.
+fn verify(server: &Shared, bytes: &[u8], version: &Version) -> Result<(Content, Sha256), ApiError> {
+    let found = match flatcar(bytes)? {
+        // Nobody of ours signs it, and no host of ours is offered it.
+        Some(flatcar) => {
+            let flatcar = Box::new(flatcar);
+            (Content::Flatcar { flatcar }, Sha256::of(bytes))
+        }
+        None => signed(server, bytes)?,
+    };
+    if found.0.version() == version {
+        Ok(found)
+    } else {
+        Err(unprocessable(format!(
+            "{MANIFEST_FILE} is for release {}, but was sent as release {version}",
+            found.0.version()
+        )))
+    }
+}
+
+fn signed(server: &Shared, bytes: &[u8]) -> Result<(Content, Sha256), ApiError> {
     let keys = read_keys(&server.keys)
         .map_err(|e| ApiError::internal("the server's key directory cannot be read", e))?;
     let release = Envelope::verify(bytes, &keys.trusted).map_err(|error| {
@@ -155,20 +176,33 @@ fn verify(
             server.keys.display()
         ))
     })?;
-    if release.version == *version {
-        Ok(release)
-    } else {
-        Err(unprocessable(format!(
-            "{MANIFEST_FILE} is for release {}, but was sent as release {version}",
-            release.version
-        )))
-    }
+    let manifest = Box::new((*release).clone());
+    Ok((Content::Orlop(manifest), release.id()))
 }
 
-async fn read_envelope(body: Body) -> Result<Vec<u8>, ApiError> {
+/// The description of a release of Flatcar's, if it is one.
+fn flatcar(bytes: &[u8]) -> Result<Option<FlatcarRelease>, ApiError> {
+    #[derive(serde::Deserialize)]
+    struct Described {
+        flatcar: Option<serde_json::Value>,
+    }
+    let described = serde_json::from_slice::<Described>(bytes);
+    let Ok(Described { flatcar: Some(it) }) = described else {
+        return Ok(None);
+    };
+    let refused = |what: String| unprocessable(format!("the release of Flatcar's: {what}"));
+    let release: FlatcarRelease =
+        serde_json::from_value(it).map_err(|error| refused(error.to_string()))?;
+    release
+        .check()
+        .map_err(|error| refused(error.to_string()))?;
+    Ok(Some(release))
+}
+
+async fn read_envelope(body: Body) -> Result<Bytes, ApiError> {
     let limited = http_body_util::Limited::new(body, MAX_ENVELOPE);
     match limited.collect().await {
-        Ok(collected) => Ok(collected.to_bytes().to_vec()),
+        Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("{MANIFEST_FILE} is larger than {MAX_ENVELOPE} bytes"),
@@ -177,48 +211,37 @@ async fn read_envelope(body: Body) -> Result<Vec<u8>, ApiError> {
     }
 }
 
-async fn read_manifest(directory: &FsPath, version: &Version) -> Result<Vec<u8>, ApiError> {
-    match tokio::fs::read(directory.join(MANIFEST_FILE)).await {
-        Ok(bytes) => Ok(bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ApiError::new(
+async fn read_manifest(server: &Shared, version: &Version) -> Result<Bytes, ApiError> {
+    let name = format!("{version}/{MANIFEST_FILE}");
+    server.artifacts.read(&name).await?.ok_or_else(|| {
+        ApiError::new(
             StatusCode::CONFLICT,
             format!("release {version} has no {MANIFEST_FILE} yet"),
         )
         .hint(format!(
             "send {MANIFEST_FILE} first: it says which files belong to the release"
-        ))),
-        Err(error) => Err(ApiError::internal("the manifest cannot be read", error)),
-    }
+        ))
+    })
 }
 
-async fn load_manifest(
-    server: &Shared,
-    directory: &FsPath,
-    version: &Version,
-) -> Result<Verified<Manifest>, ApiError> {
-    verify(server, &read_manifest(directory, version).await?, version)
-}
-
-fn expected<'a>(release: &'a Manifest, name: &FileName) -> Result<&'a File, ApiError> {
-    release
-        .files()
-        .find(|file| file.name == *name)
-        .ok_or_else(|| {
-            let names: Vec<_> = release.files().map(|file| file.name.as_str()).collect();
-            unprocessable(format!(
-                "the manifest of release {} has no file {name}",
-                release.version
-            ))
-            .hint(format!("it has {}", names.join(", ")))
-        })
+fn expected<'a>(release: &'a Content, name: &FileName) -> Result<&'a File, ApiError> {
+    let files = release.files();
+    let names = || files.iter().map(|file| file.name.as_str());
+    let found = files.iter().find(|file| file.name == *name).copied();
+    found.ok_or_else(|| {
+        unprocessable(format!(
+            "the manifest of release {} has no file {name}",
+            release.version()
+        ))
+        .hint(format!("it has {}", names().collect::<Vec<_>>().join(", ")))
+    })
 }
 
 const DAMAGED: &str =
     "it was changed after the build, or on the way: send it again, or build again";
 
-/// Streams a body into `directory`; the file has its name only once it is complete and right.
-async fn receive(mut body: Body, directory: &FsPath, file: &File) -> Result<(), ApiError> {
-    let mut part = Part::create(directory, &file.name).await?;
+/// Streams a body to its place; the file is there only once it is complete and right.
+async fn receive(mut body: Body, mut upload: Upload, file: &File) -> Result<(), ApiError> {
     let mut hash = sha2::Sha256::new();
     let mut size = 0u64;
     while let Some(frame) = body.frame().await {
@@ -231,7 +254,7 @@ async fn receive(mut body: Body, directory: &FsPath, file: &File) -> Result<(), 
             break;
         }
         hash.update(&data);
-        part.write(&data).await?;
+        upload.write(data).await?;
     }
     if size != file.size {
         let more = if size > file.size { "more than " } else { "" };
@@ -250,13 +273,16 @@ async fn receive(mut body: Body, directory: &FsPath, file: &File) -> Result<(), 
         ))
         .hint(DAMAGED));
     }
-    part.commit(&directory.join(&file.name)).await
+    upload.commit().await
 }
 
 /// Reads a stored file again: it may be left over from another build of this version.
-async fn check_stored(directory: &FsPath, file: &File, version: &Version) -> Result<(), ApiError> {
-    let path = directory.join(&file.name);
-    let hashed = tokio::task::spawn_blocking(move || hash_file(&path)).await;
+async fn check_stored(
+    artifacts: &Artifacts,
+    file: &File,
+    payload_of: Option<&FlatcarRelease>,
+    version: &Version,
+) -> Result<(), ApiError> {
     let wrong = |what: &str| {
         unprocessable(format!(
             "release {version} is not complete: {} {what}",
@@ -264,102 +290,23 @@ async fn check_stored(directory: &FsPath, file: &File, version: &Version) -> Res
         ))
         .hint(format!("send {} again, then finish again", file.name))
     };
-    match hashed {
-        Ok(Ok((size, sha256))) if (size, sha256) == (file.size, file.sha256) => Ok(()),
-        Ok(Ok(_)) => Err(wrong("is not what the manifest says")),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Err(wrong("is missing")),
-        Ok(Err(error)) => Err(ApiError::internal(
-            format!("{} cannot be read", file.name),
-            error,
-        )),
-        Err(error) => Err(ApiError::internal(
-            format!("{} cannot be read", file.name),
-            error,
-        )),
+    match artifacts.digest(&place(version, &file.name)).await? {
+        Some(found) if (found.size, found.sha256) == (file.size, file.sha256) => match payload_of {
+            Some(_) if !found.is_payload => Err(wrong("is no payload for update_engine")),
+            Some(flatcar) if found.sha1 != flatcar.payload_sha1 => {
+                Err(wrong("has another SHA-1 than was said"))
+            }
+            _ => Ok(()),
+        },
+        Some(_) => Err(wrong("is not what the manifest says")),
+        None => Err(wrong("is missing")),
     }
 }
 
-fn hash_file(path: &FsPath) -> io::Result<(u64, Sha256)> {
-    let mut file = std::fs::File::open(path)?;
-    let mut hash = sha2::Sha256::new();
-    let mut size = 0;
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match io::Read::read(&mut file, &mut buffer)? {
-            0 => return Ok((size, Sha256(hash.finalize().into()))),
-            read => {
-                hash.update(&buffer[..read]);
-                size += read as u64;
-            }
-        }
-    }
+fn place(version: &Version, name: &FileName) -> String {
+    format!("{version}/{name}")
 }
 
 fn broken_off(name: &str, error: &dyn std::error::Error) -> ApiError {
     bad_request(format!("the upload of {name} broke off: {error}")).hint("send it again")
-}
-
-fn write_failed(path: &FsPath, error: &io::Error) -> ApiError {
-    let what = format!("cannot write {}: {error}", path.display());
-    if error.kind() == io::ErrorKind::StorageFull {
-        ApiError::new(StatusCode::INSUFFICIENT_STORAGE, what)
-            .hint("make room on the server's disk, then publish again")
-    } else {
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, what)
-    }
-}
-
-async fn sync_directory(path: &FsPath) -> Result<(), ApiError> {
-    let synced = async { tokio::fs::File::open(path).await?.sync_all().await };
-    synced.await.map_err(|e| write_failed(path, &e))
-}
-
-/// A file on its way; removed again unless it is committed.
-struct Part {
-    path: PathBuf,
-    file: tokio::fs::File,
-    committed: bool,
-}
-
-impl Part {
-    async fn create(directory: &FsPath, name: &FileName) -> Result<Self, ApiError> {
-        // Two uploads of one file at the same time must not share a part.
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = directory.join(format!(".{name}.{number}.part"));
-        let file = tokio::fs::File::create(&path)
-            .await
-            .map_err(|e| write_failed(&path, &e))?;
-        Ok(Self {
-            path,
-            file,
-            committed: false,
-        })
-    }
-
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
-        self.file
-            .write_all(bytes)
-            .await
-            .map_err(|e| write_failed(&self.path, &e))
-    }
-
-    async fn commit(mut self, to: &FsPath) -> Result<(), ApiError> {
-        let done = async {
-            self.file.flush().await?;
-            self.file.sync_all().await?;
-            tokio::fs::rename(&self.path, to).await
-        };
-        done.await.map_err(|e| write_failed(&self.path, &e))?;
-        self.committed = true;
-        Ok(())
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if !self.committed {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
 }

@@ -3,6 +3,15 @@
 
 mod support;
 
+mod browser;
 mod fleet;
+mod load;
+mod oidc;
+mod postgres;
 mod publish;
+mod refusals;
+mod rollout;
+mod s3;
 mod service;
+mod signin;
+mod wire;

@@ -337,3 +337,44 @@ fn hosts_download_from_the_public_url() {
         ["https://releases.example/orlop/releases/2/"]
     );
 }
+
+/// Metadata is served as it was sent, and never goes back or over to another publisher.
+#[test]
+fn tuf_metadata_only_goes_forward() {
+    let lab = Lab::new();
+    let server = lab.start();
+    let client = server.client();
+    assert!(!client.has_tuf().unwrap());
+    let file = |name: &str, version: u64| {
+        let bytes = format!("{{\"signed\":{{\"version\":{version}}}}}").into_bytes();
+        vec![(name.to_owned(), bytes)]
+    };
+    client.send_tuf(&file("1.root.json", 1)).unwrap();
+    client
+        .send_tuf(&file("stable/2.manifest.dsse.json", 9))
+        .unwrap();
+    client.send_tuf(&file("timestamp.json", 2)).unwrap();
+    assert!(client.has_tuf().unwrap());
+    client.send_tuf(&file("timestamp.json", 2)).unwrap();
+    let refused = error(client.send_tuf(&file("timestamp.json", 1)));
+    assert!(refused.contains("newer metadata"), "{refused}");
+    let refused = error(client.send_tuf(&file("1.root.json", 7)));
+    assert!(refused.contains("another TUF repository"), "{refused}");
+    for name in [
+        "a/b/c.json",
+        "x.txt",
+        "..%2f..%2ftoken.json",
+        ".hidden.json",
+    ] {
+        let refused = error(client.send_tuf(&file(name, 1)));
+        assert!(refused.contains("no name in a TUF repository"), "{refused}");
+    }
+    let stranger = Server::new(client.url(), None).unwrap();
+    error(stranger.send_tuf(&file("timestamp.json", 3)));
+
+    let mut answer = ureq::get(format!("{}/releases/tuf/timestamp.json", client.url()))
+        .call()
+        .unwrap();
+    let body = answer.body_mut().read_to_string().unwrap();
+    assert_eq!(body, "{\"signed\":{\"version\":2}}");
+}

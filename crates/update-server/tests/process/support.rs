@@ -23,6 +23,8 @@ pub(crate) fn version(text: &str) -> Version {
 pub(crate) struct Lab {
     pub(crate) dir: TempDir,
     pub(crate) key: SigningKey,
+    /// What its servers find in their environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 impl Lab {
@@ -32,7 +34,11 @@ impl Lab {
         std::fs::create_dir(dir.path().join("keys")).unwrap();
         let text = keys::public_to_text(&key.verifying_key(), "test");
         std::fs::write(dir.path().join("keys/test.pub"), text).unwrap();
-        Self { dir, key }
+        Self {
+            dir,
+            key,
+            environment: vec![],
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -46,6 +52,7 @@ impl Lab {
             .args(["--listen", listen, "--data"])
             .arg(self.path(data));
         command.arg("--keys").arg(self.path(keys));
+        command.envs(self.environment.iter().cloned());
         command
     }
 
@@ -54,13 +61,18 @@ impl Lab {
     }
 
     pub(crate) fn start_with(&self, more: &[&str]) -> Running {
+        self.start_in("data", more)
+    }
+
+    /// With a data directory of that name.
+    pub(crate) fn start_in(&self, data: &str, more: &[&str]) -> Running {
         let stderr = std::fs::File::options()
             .create(true)
             .append(true)
             .open(self.path("log"))
             .unwrap();
         let mut child = self
-            .command("127.0.0.1:0", "data", "keys")
+            .command("127.0.0.1:0", data, "keys")
             .args(more)
             .env("RUST_LOG", "debug")
             .stdout(Stdio::piped())
@@ -78,7 +90,7 @@ impl Lab {
             );
         };
         let address = started["listening"].as_str().unwrap().to_owned();
-        let token = std::fs::read_to_string(self.path("data/token")).unwrap();
+        let token = std::fs::read_to_string(self.path(data).join("token")).unwrap();
         Running {
             child,
             address,
@@ -92,6 +104,21 @@ impl Lab {
 
     /// A release directory as the image builder leaves it, in miniature.
     pub(crate) fn release_with(&self, version: &str, content: &str, key: &SigningKey) -> PathBuf {
+        self.build(version, None, content, key)
+    }
+
+    /// One that hosts take only from `floor` on.
+    pub(crate) fn release_above(&self, version: &str, floor: &str) -> PathBuf {
+        self.build(version, Some(floor), "as built first", &self.key)
+    }
+
+    fn build(
+        &self,
+        version: &str,
+        floor: Option<&str>,
+        content: &str,
+        key: &SigningKey,
+    ) -> PathBuf {
         let dir = self.path(&format!("built-{version}-{}", Sha256::of(content).short()));
         std::fs::create_dir_all(&dir).unwrap();
         let file = |name: &str, bytes: Vec<u8>| {
@@ -109,7 +136,7 @@ impl Lab {
             format: Manifest::FORMAT,
             version: version.parse().unwrap(),
             epoch: 0,
-            minimum_source_version: None,
+            minimum_source_version: floor.map(|floor| floor.parse().unwrap()),
             architecture: "x86-64".into(),
             created: 1_795_000_000,
             usr: Usr {
@@ -119,8 +146,11 @@ impl Lab {
                     file: file("usr.erofs.zst", usr),
                     compression: Compression::Zstd,
                 },
+                index: None,
             },
             uki: file("uki.efi", format!("uki of {version}").into_bytes()),
+            kernel: None,
+            deltas: Vec::new(),
             sbom: Some(file("sbom.spdx.json", b"{}".to_vec())),
         };
         let envelope = Envelope::sign(&manifest, key).unwrap();
@@ -178,6 +208,8 @@ impl Running {
     ) -> (u16, ureq::http::HeaderMap, Vec<u8>) {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .proxy(None);
         let agent = config.build().new_agent();
         let mut request = ureq::http::Request::builder()

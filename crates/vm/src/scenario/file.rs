@@ -29,6 +29,7 @@ struct RawScenario {
     server: bool,
     #[serde(default)]
     qemu: Vec<String>,
+    cmdline: Option<Spanned<Vec<String>>>,
     #[serde(rename = "step", default)]
     steps: Vec<Spanned<RawStep>>,
 }
@@ -44,6 +45,7 @@ struct RawRelease {
     #[serde(default)]
     cmdline: Vec<String>,
     overlay: Option<PathBuf>,
+    minimum_source_version: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -58,6 +60,8 @@ struct RawStep {
     flip_bit: Option<RawFlip>,
     save: Option<String>,
     restore: Option<String>,
+    record: Option<bool>,
+    replay: Option<RawReplay>,
     pause: Option<String>,
     repeat: Option<RawRepeat>,
     #[serde(default)]
@@ -77,6 +81,12 @@ struct RawPublish {
 
 fn default_channel() -> String {
     "stable".into()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawReplay {
+    bootable: Vec<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -190,6 +200,14 @@ pub fn parse(path: &Path, text: &str) -> Result<Scenario> {
             "a scenario needs a release to start from",
         ));
     }
+    if let Some(cmdline) = &raw.cmdline
+        && start != Start::Direct
+    {
+        return Err(place.error(
+            cmdline.span(),
+            "the firmware takes the release's command line; only direct starts with another",
+        ));
+    }
     let releases = raw.releases.into_inner().into_iter();
     Ok(Scenario {
         file: path.to_owned(),
@@ -204,6 +222,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Scenario> {
                 version: raw.version,
                 cmdline: raw.cmdline,
                 overlay: raw.overlay,
+                minimum_source_version: raw.minimum_source_version,
             })
             .collect(),
         start,
@@ -212,6 +231,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Scenario> {
         server: raw.server,
         datasource: raw.datasource,
         qemu: raw.qemu,
+        cmdline: raw.cmdline.map(Spanned::into_inner).unwrap_or_default(),
         steps: raw
             .steps
             .into_iter()
@@ -311,6 +331,10 @@ impl Placer<'_> {
         }
         found.extend(raw.save.map(Action::Save));
         found.extend(raw.restore.map(Action::Restore));
+        found.extend(raw.record.map(|_| Action::Record));
+        found.extend(raw.replay.map(|raw| Action::Replay {
+            bootable: raw.bootable,
+        }));
         if let Some(text) = raw.pause {
             found.push(Action::Pause(
                 range(&text).map_err(|what| self.error(span.clone(), &what))?,
@@ -388,7 +412,7 @@ mod tests {
             "{HEAD}[[step]]\nssh = \"id\"\nexpect = {{ exit = 1, stdout = \"core\", json = {{ a = {{ b = 1 }} }} }}\n\
              [[step]]\nrepeat = {{ times = 2, steps = [ {{ pause = \"0s..8s\" }}, {{ kill = true }} ] }}\ntimeout = \"2m\"\n"
         );
-        let scenario = parse(Path::new("x.toml"), &text).unwrap();
+        let mut scenario = parse(Path::new("x.toml"), &text).unwrap();
         assert_eq!(scenario.name, "x");
         assert_eq!(scenario.releases[0].version, "1");
         let Action::Ssh { expect, .. } = &scenario.steps[0].action else {
@@ -409,6 +433,11 @@ mod tests {
         );
         assert_eq!(steps[1].action, Action::Kill);
         assert_eq!(scenario.steps[1].timeout, Duration::from_secs(120));
+        scenario.repeat(200);
+        assert!(matches!(
+            scenario.steps[1].action,
+            Action::Repeat { times: 200, .. }
+        ));
     }
 
     #[test]
@@ -421,6 +450,10 @@ mod tests {
             (
                 HEAD.replace("saved", "cold"),
                 "tests/vm/x.toml:2:9: \"cold\" is no way to start; there are uefi, direct, saved and off",
+            ),
+            (
+                format!("{HEAD}cmdline = [\"a\"]\n"),
+                "tests/vm/x.toml:4:11: the firmware takes the release's command line; only direct starts with another",
             ),
             (
                 format!("{HEAD}[[step]]\nretry = false\n"),

@@ -41,11 +41,22 @@ pub struct Scenario {
     pub datasource: Datasource,
     /// More QEMU arguments.
     pub qemu: Vec<String>,
+    /// More of the kernel's command line.
+    pub cmdline: Vec<String>,
     /// What happens.
     pub steps: Vec<Step>,
 }
 
 impl Scenario {
+    /// Repeats what is repeated this often, whatever the file says.
+    pub fn repeat(&mut self, often: u32) {
+        for step in &mut self.steps {
+            if let Action::Repeat { times, .. } = &mut step.action {
+                *times = often;
+            }
+        }
+    }
+
     /// Where a release's overlay is.
     pub fn overlay(&self, release: &ReleaseSpec) -> Option<PathBuf> {
         let base = self.file.parent().unwrap_or(Path::new("."));
@@ -62,6 +73,8 @@ pub struct ReleaseSpec {
     pub cmdline: Vec<String>,
     /// A directory laid over the image, relative to the scenario's file.
     pub overlay: Option<PathBuf>,
+    /// The oldest version that can go to it at once.
+    pub minimum_source_version: Option<String>,
 }
 
 /// How a scenario's machine comes to life.
@@ -133,6 +146,13 @@ pub enum Action {
     Save(String),
     /// Throw the machine away and go on with a copy of a frozen one.
     Restore(String),
+    /// Record everything that a machine that is off writes from its next power-on.
+    Record,
+    /// Judge the disk of a machine that is off as it was at every flush of what was recorded.
+    Replay {
+        /// Versions that could be started, each time that this changed.
+        bootable: Vec<Vec<String>>,
+    },
     /// Let time pass: a random time from a range.
     Pause(RangeInclusive<Duration>),
     /// Steps, again and again.

@@ -12,7 +12,6 @@ use crate::cloud_config;
 use crate::lab::{Lab, Release};
 use crate::machine::{self, Machine, Spec, Tie};
 use crate::node::{BootMode, Node};
-use crate::ports;
 use crate::saved;
 use crate::seed::Datasource;
 use crate::server::{Server, ServerSpec};
@@ -112,6 +111,14 @@ impl Run<'_> {
         Server::start(&spec, true)
     }
 
+    /// A text with `${dir}`, where the scenario is, and `${key}` filled in.
+    fn filled_in(&self, text: &str) -> Result<String> {
+        let dir = self.scenario.file.parent().unwrap_or(Path::new("."));
+        let dir = fs::canonicalize(dir).with_context(|| dir.display().to_string())?;
+        let text = text.replace("${dir}", &dir.display().to_string());
+        Ok(text.replace("${key}", &self.stage.key.public))
+    }
+
     /// The cloud-config with `${server}`, `${key}` and `${name}` filled in.
     fn user_data(&self) -> String {
         // Port 1 refuses at once: without a server of its own a scenario's machine must not reach another's.
@@ -143,12 +150,13 @@ impl Run<'_> {
                 } else {
                     BootMode::Uefi
                 };
-                let node = self.create(
-                    &self.dir,
-                    mode,
-                    self.scenario.datasource,
-                    &self.scenario.qemu,
-                )?;
+                let filled_in = |texts: &[String]| -> Result<Vec<String>> {
+                    texts.iter().map(|text| self.filled_in(text)).collect()
+                };
+                let qemu = filled_in(&self.scenario.qemu)?;
+                let mut node = self.create(&self.dir, mode, self.scenario.datasource, &qemu)?;
+                node.cmdline = filled_in(&self.scenario.cmdline)?;
+                node.save(&self.dir)?;
                 machine::provision(&self.dir, &node, self.stage.key, &user_data)?;
                 self.power = Some(Power::Off(node));
                 if self.scenario.start != Start::Off {

@@ -15,6 +15,7 @@ use crate::lab::Release;
 use crate::machine;
 use crate::plan::DISK;
 use crate::process::{self, Output};
+use crate::replay;
 use crate::saved;
 
 /// A step in a few words, for the progress display.
@@ -37,6 +38,8 @@ pub(super) fn describe(action: &Action) -> String {
         Action::FlipBit { partition, .. } => format!("flips a bit of {partition}"),
         Action::Save(name) => format!("saves the machine as {name}"),
         Action::Restore(name) => format!("goes back to {name}"),
+        Action::Record => "records what is written from now on".into(),
+        Action::Replay { .. } => "judges the disk at every flush".into(),
         Action::Pause(range) if range.start() == range.end() => {
             format!("waits {:?}", range.start())
         }
@@ -65,6 +68,11 @@ impl Run<'_> {
                 let saved = self.dir.join(format!("saved-{name}"));
                 self.restore_from(&saved)
             }
+            Action::Record => {
+                self.must_be_off()?;
+                replay::record(&self.dir)
+            }
+            Action::Replay { bootable } => self.replay(bootable),
             Action::Pause(range) => {
                 let time = self.random.within(range);
                 interrupt::sleep(time)
@@ -167,9 +175,7 @@ impl Run<'_> {
     }
 
     fn flip_bit(&mut self, partition: &str, at: &Place) -> Result<()> {
-        if !matches!(self.power, Some(Power::Off(_))) {
-            bail!("the machine must be off; kill it first");
-        }
+        self.must_be_off()?;
         let disk = self.dir.join(DISK);
         let start = image::partition_start(&image::read_start(&disk, 34)?, partition)?;
         let offset = match at {
@@ -188,6 +194,34 @@ impl Run<'_> {
             }
         };
         image::flip_bit(&disk, start + offset)
+    }
+
+    fn must_be_off(&self) -> Result<()> {
+        match self.power {
+            Some(Power::Off(_)) => Ok(()),
+            _ => bail!("the machine must be off; kill it first"),
+        }
+    }
+
+    fn replay(&mut self, bootable: &[Vec<String>]) -> Result<()> {
+        self.must_be_off()?;
+        let replayed = replay::replay(&self.dir, &self.releases)?;
+        let looks = replayed.looks;
+        (self.stage.say)(&format!(
+            "{} entries, {} MB, {} flushes judged; {} times the EFI system partition, {} hash trees",
+            replayed.entries,
+            replayed.bytes / 1_000_000,
+            looks.flushes,
+            looks.esp,
+            looks.trees
+        ));
+        if replayed.bootable != bootable {
+            bail!(
+                "what could be started was {:?}, expected {bootable:?}",
+                replayed.bootable
+            );
+        }
+        Ok(())
     }
 
     fn save(&mut self, name: &str) -> Result<()> {

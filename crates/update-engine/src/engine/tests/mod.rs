@@ -15,6 +15,7 @@ use release::keys::{SigningKey, VerifyingKey};
 use release::status::{FailedRelease, SlotStatus};
 use release::{Compression, File, Manifest, Payload, Sha256, Usr, Version};
 
+mod crashes;
 mod stories;
 
 use super::*;
@@ -24,7 +25,19 @@ fn root_hash(version: &str) -> Sha256 {
     Sha256::of(format!("usr {version}"))
 }
 
-/// `3`, or `3 arch=arm64 min=2 epoch=1 build=other`.
+fn way(name: &str) -> Way {
+    match name {
+        "blocks" => Way::Blocks(File {
+            name: "usr.index".parse().unwrap(),
+            size: 5,
+            sha256: Sha256::of("index"),
+        }),
+        "whole" => Way::Whole,
+        other => panic!("{other}"),
+    }
+}
+
+/// `3`, or `3 arch=arm64 min=2 epoch=1 build=other ways=blocks,whole`.
 fn offer(words: &[&str]) -> Box<Offer> {
     let option = |key: &str| {
         words
@@ -50,8 +63,11 @@ fn offer(words: &[&str]) -> Box<Offer> {
                 file: file("usr.erofs.zst", 90),
                 compression: Compression::Zstd,
             },
+            index: None,
         },
         uki: file("uki.efi", 10),
+        kernel: None,
+        deltas: Vec::new(),
         sbom: None,
     };
     let key = SigningKey::from_bytes(&[7; 32]);
@@ -61,7 +77,8 @@ fn offer(words: &[&str]) -> Box<Offer> {
     Box::new(Offer {
         manifest,
         envelope: String::from_utf8(envelope).unwrap(),
-        base: "http://server/".into(),
+        bases: vec!["http://server/".into()],
+        ways: option("ways").map_or(vec![Way::Whole], |ways| ways.split(',').map(way).collect()),
     })
 }
 
@@ -128,9 +145,14 @@ fn event(line: &str, last: &[&str]) -> Event {
         "ask" => Event::Asked(Ask {
             install: words.contains(&"install"),
             force: words.contains(&"force"),
+            download_only: words.contains(&"download-only"),
+            from: words
+                .iter()
+                .find_map(|w| w.strip_prefix("from=").map(str::to_owned)),
         }),
         "rollback" => Event::AskedRollback,
         "clear" => Event::ClearFailed,
+        "reset" => Event::Reset,
         "nothing" => Event::NothingNew,
         "offer" => Event::Offered(offer(&words[1..])),
         "progress" => Event::Progress(number() as u64),
@@ -142,6 +164,12 @@ fn event(line: &str, last: &[&str]) -> Event {
         },
         "told" => Event::Told(Ok(number())),
         "not-told" => Event::Told(Err("server away".into())),
+        "closed" => Event::WayClosed(Trouble {
+            code: Code::Write,
+            message: words[1..].join(" "),
+            version: Some(offer(last).manifest.version.clone()),
+            release: Some(offer(last).manifest.id()),
+        }),
         "trouble" => {
             let code = match words[1] {
                 "server" => Code::Server,
@@ -171,7 +199,7 @@ fn show_phase(engine: &Engine) -> String {
         } => "idle (first)".into(),
         Phase::Idle { failures: 0, .. } => "idle".into(),
         Phase::Idle { failures, .. } => format!("idle after {failures} failures"),
-        Phase::Checking { ask, .. } => format!("checking {}", show_ask(*ask)),
+        Phase::Checking { ask, .. } => format!("checking {}", show_ask(ask)),
         Phase::Downloading { offer, done, .. } => {
             format!("downloading {} {done}", offer.manifest.version)
         }
@@ -180,9 +208,10 @@ fn show_phase(engine: &Engine) -> String {
     }
 }
 
-fn show_ask(ask: Ask) -> &'static str {
+fn show_ask(ask: &Ask) -> &'static str {
     match (ask.install, ask.force) {
         (true, true) => "to install, forced",
+        (true, false) if ask.download_only => "to download",
         (true, false) => "to install",
         (false, _) => "to look",
     }
@@ -190,6 +219,9 @@ fn show_ask(ask: Ask) -> &'static str {
 
 fn show_action(action: &Action) -> String {
     match action {
+        Action::Download(offer) if offer.ways.len() > 1 || offer.way() != &Way::Whole => {
+            format!("Download {} by {}", offer.manifest.version, offer.way())
+        }
         Action::Download(offer) => format!("Download {}", offer.manifest.version),
         Action::Stage(offer, after) => format!("Stage {} then {after:?}", offer.manifest.version),
         Action::AskReboot { version, reason } => format!("AskReboot {version} {reason:?}"),
@@ -260,12 +292,18 @@ fn engine(version: &str, boot: u32, memory: Memory) -> Engine {
         root_hash: Some(root_hash(version)),
         boot_id: format!("boot{boot}"),
         architecture: "x86-64",
+        kernel: None,
         volatile: false,
     };
     let settings = Settings {
         channel: Channel::stable(),
         server: Some("http://server/v1/update/".into()),
         interval: Duration::from_secs(2700),
+        follow: crate::trust::Follow {
+            channel: None,
+            group: release::Channel::stable(),
+        },
+        rate: None,
         problem: None,
     };
     Engine::new(host, settings, memory)

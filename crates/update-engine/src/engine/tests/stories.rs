@@ -57,6 +57,43 @@ fn from_one_version_to_the_next() {
     "#);
 }
 
+/// Also after it was begun to be written: the larger download starts, nothing is given up.
+#[test]
+fn a_closed_way_leads_to_the_next() {
+    check!(TO_IDLE, @r#"
+    timer
+        checking to install: Check
+    offer 2 ways=blocks,whole
+        downloading 2 0: Tell [download 2]; Clean keep=7909b0e90f6e; Download 2 by the blocks that are not here
+    told 1
+        downloading 2 0
+    status
+        downloading 0
+    closed the server has no usr.index
+        downloading 2 0: Download 2
+    closed and no image
+        idle after 1 failures: Tell [failed 2 Write: and no image]; ReadSlots
+    told 1
+        idle after 1 failures
+    timer
+        checking to install: ReadSlots; Check
+    offer 2 ways=blocks,whole
+        downloading 2 0: Clean keep=7909b0e90f6e; Download 2 by the blocks that are not here
+    downloaded
+        writing 2 0: Tell [downloaded 2]; WithdrawReboot; Stage 2 then Nothing
+    told 1
+        writing 2 0
+    closed block 7 is missing
+        downloading 2 0: Download 2
+    downloaded
+        writing 2 0: Tell [downloaded 2]; WithdrawReboot; Stage 2 then Nothing
+    told 1
+        writing 2 0
+    staged b
+        idle: Tell [staged 2]; ReadSlots; AskReboot 2 Update; Clean keep=-
+    "#);
+}
+
 #[test]
 fn nothing_new_in_several_ways() {
     check!(TO_IDLE, @r#"
@@ -703,4 +740,24 @@ fn the_memory_stays_small() {
     assert_eq!((memory.failed.len(), memory.reports.len()), (32, 32));
     assert_eq!(memory.failed.last().unwrap().version, "99".parse().unwrap());
     assert_eq!(memory.failed[0].version, "68".parse().unwrap());
+}
+
+/// What update_engine_client -reset_status asks for.
+#[test]
+fn nobody_reboots_for_what_was_reset() {
+    check!(STAGED_2, @r#"
+    reset
+        idle: WithdrawReboot
+    status
+        idle, staged 2 in b
+    restart 1
+    found a=1*+3-0 b=2+3-0
+        proving: WithdrawReboot; LookForGood
+    good
+        idle (first): Clean keep=7909b0e90f6e
+    ask install
+        checking to install: Check; AskReboot 2 Update
+    status
+        checking, staged 2 in b
+    "#);
 }

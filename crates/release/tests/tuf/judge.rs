@@ -1,0 +1,120 @@
+//! python-tuf, the reference implementation, on the same files. `./orlop test` puts it into
+//! `.orlop/tools/python`; without it there is no judge, and this says so.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::repository::{Files, Repository, TARGET, attacks};
+
+/// Prints `accepted` or the name of the exception.
+const PROGRAM: &str = r#"
+import sys, os
+from tuf.ngclient import Updater, UpdaterConfig
+from tuf.ngclient.fetcher import FetcherInterface
+from tuf.api.exceptions import DownloadHTTPError
+
+class Directory(FetcherInterface):
+    def _fetch(self, url):
+        path = url[len("file://"):]
+        if not os.path.exists(path):
+            raise DownloadHTTPError("not there", 404)
+        with open(path, "rb") as file:
+            yield file.read()
+
+base, first, cache, target, seen = sys.argv[1:6]
+def update(directory):
+    updater = Updater(
+        metadata_dir=cache, metadata_base_url="file://" + directory, fetcher=Directory(),
+        target_base_url="file://" + directory, target_dir=cache + "/targets",
+        config=UpdaterConfig(prefix_targets_with_hash=False, timestamp_max_length=16384),
+        bootstrap=open(first, "rb").read(),
+    )
+    updater.refresh()
+    info = updater.get_targetinfo(target)
+    if info is None:
+        raise KeyError(target)
+    return open(updater.download_target(info), "rb").read()
+if seen:
+    update(seen)
+try:
+    update(base)
+    print("accepted")
+except Exception as error:
+    print(type(error).__name__)
+"#;
+
+fn python() -> Option<Command> {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.orlop/tools/python");
+    if !tools.join("tuf").is_dir() {
+        eprintln!("python-tuf is not in {}: not judged", tools.display());
+        return None;
+    }
+    let mut command = Command::new("python3");
+    command.env("PYTHONPATH", tools);
+    Some(command)
+}
+
+fn write(dir: &Path, files: &Files) {
+    for (name, bytes) in files {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+/// What it thinks of `files`, after it has seen `seen`.
+fn judged(files: &Files, seen: Option<&Files>) -> Option<String> {
+    let mut command = python()?;
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| -> PathBuf { dir.path().join(name) };
+    for name in ["now", "before", "cache/targets"] {
+        fs::create_dir_all(path(name)).unwrap();
+    }
+    write(&path("now"), files);
+    fs::write(path("root.json"), &Repository::new().build()["1.root.json"]).unwrap();
+    let before = seen.map_or(String::new(), |seen| {
+        write(&path("before"), seen);
+        format!("{}/", path("before").display())
+    });
+    let output = command
+        .args(["-c", PROGRAM])
+        .arg(format!("{}/", path("now").display()))
+        .args([path("root.json"), path("cache")])
+        .arg(TARGET)
+        .arg(before)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let problem = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}\n{problem}");
+    Some(text)
+}
+
+#[test]
+fn python_tuf_accepts_what_we_sign() {
+    let first = Repository::new().build();
+    if let Some(verdict) = judged(&first, None) {
+        assert_eq!(verdict, "accepted");
+        let newer = Repository {
+            version: 2,
+            ..Repository::new()
+        }
+        .build();
+        assert_eq!(judged(&newer, Some(&first)).unwrap(), "accepted");
+    }
+}
+
+#[test]
+fn python_tuf_refuses_what_we_refuse() {
+    let seen = Repository {
+        version: 2,
+        ..Repository::new()
+    }
+    .build();
+    for (name, files, _) in attacks() {
+        if let Some(verdict) = judged(&files, Some(&seen)) {
+            assert_ne!(verdict, "accepted", "{name}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+-- What is there steps aside for the tables of today.
+DROP TRIGGER hosts_added;
+DROP TRIGGER hosts_removed;
+DROP TRIGGER hosts_changed;
+DROP INDEX events_by_host;
+DROP INDEX events_by_time;
+DROP INDEX hosts_by_name;
+DROP INDEX rollouts_by_group;
+DROP INDEX grants_due;
+DROP INDEX failures_by_version;
+DROP TABLE census;
+DROP TABLE sessions;
+ALTER TABLE channels RENAME TO old_channels;
+ALTER TABLE releases RENAME TO old_releases;
+ALTER TABLE hosts RENAME TO old_hosts;
+ALTER TABLE events RENAME TO old_events;
+ALTER TABLE failures RENAME TO old_failures;
+ALTER TABLE groups RENAME TO old_groups;
+ALTER TABLE rollouts RENAME TO old_rollouts;
+ALTER TABLE grants RENAME TO old_grants;
+ALTER TABLE activity RENAME TO old_activity;
+ALTER TABLE history RENAME TO old_history;
+ALTER TABLE tokens RENAME TO old_tokens;
+PRAGMA user_version = 3;

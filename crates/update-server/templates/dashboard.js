@@ -1,0 +1,42 @@
+// Fetches the page again every few seconds and puts its content in place of the old one.
+// Without it, or while somebody types, the page stays as it is.
+"use strict";
+
+const EVERY = 5000;
+
+function busy() {
+  const active = document.activeElement;
+  const typing = active && active.closest("form, details");
+  return document.hidden || typing || document.querySelector("main details[open]") || String(getSelection());
+}
+
+async function refresh() {
+  const live = document.getElementById("live");
+  if (!busy()) {
+    try {
+      const answer = await fetch(location.href, { credentials: "same-origin" });
+      if (!answer.ok) throw new Error(String(answer.status));
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const fresh = page.querySelector("main");
+      if (fresh && !busy()) {
+        document.querySelector("main").replaceWith(document.adoptNode(fresh));
+        document.title = page.title;
+        mark();
+      }
+    } catch (error) {
+      if (live) live.textContent = ", the server does not answer";
+    }
+  }
+  setTimeout(refresh, EVERY);
+}
+
+function mark() {
+  const live = document.getElementById("live");
+  if (live) live.textContent = ", kept fresh";
+}
+
+// A problem or a sign-in is not worth asking for again.
+if (!document.querySelector("main [role=alert], main input[type=password]")) {
+  mark();
+  setTimeout(refresh, EVERY);
+}

@@ -1,0 +1,393 @@
+//! Releases on their way through groups, over the real protocol.
+
+use std::time::{Duration, Instant};
+
+use release::Channel;
+use release::omaha::Event;
+use rustix::process::Signal;
+use update_server::api::{RolloutState, SetGroup};
+use update_server::client::Rollouts;
+use update_server::rollout::{Policy, Tally};
+
+use crate::support::{Lab, Running, TestHost, version};
+
+fn channel(name: &str) -> Channel {
+    name.parse().unwrap()
+}
+
+fn set(server: &Running, name: &str, channel_name: &str, policy: Policy) {
+    let group = SetGroup {
+        channel: channel(channel_name),
+        description: String::new(),
+        policy,
+    };
+    server.client().set_group(name, &group).unwrap();
+}
+
+fn rollout(server: &Running, group: &str) -> RolloutState {
+    let all = server.client().rollouts().unwrap();
+    all.into_iter()
+        .find(|rollout| rollout.group == group)
+        .unwrap()
+}
+
+fn total(server: &Running, group: &str) -> Tally {
+    rollout(server, group)
+        .waves
+        .iter()
+        .fold(Tally::default(), |sum, wave| Tally {
+            granted: sum.granted + wave.tally.granted,
+            good: sum.good + wave.tally.good,
+            failed: sum.failed + wave.tally.failed,
+            ..sum
+        })
+}
+
+/// What the server does by itself it does within some seconds; the machine may be busy.
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(
+            started.elapsed() < Duration::from_secs(120),
+            "waited for: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn a_staged_group_waits_while_others_go_at_once() {
+    let lab = Lab::new();
+    let server = lab.start();
+    server.publish(&lab.release("2"));
+    set(&server, "slow", "stable", Policy::staged(7.0));
+    let mut offered = 0;
+    for number in 0..60 {
+        let mut host = TestHost::new(&server, &format!("node-{number}"), "1");
+        host.app.track = "slow".into();
+        let answer = host.offered();
+        assert_eq!(host.offered(), answer, "asking again changes nothing");
+        offered += usize::from(answer == "2");
+    }
+    assert!(offered <= 6, "1 % of 60 are {offered}");
+    assert_eq!(total(&server, "slow").granted, offered as u64);
+    assert_eq!(TestHost::new(&server, "other", "1").offered(), "2");
+    let waiting = server
+        .client()
+        .hosts()
+        .unwrap()
+        .into_iter()
+        .find(|host| host.group.as_deref() == Some("slow") && host.available.is_none());
+    let waits = waiting.unwrap().waits.unwrap();
+    assert!(waits.starts_with("its turn comes with wave "), "{waits}");
+
+    // An operator may put a host elsewhere, whatever it says.
+    let host = server
+        .client()
+        .find_hosts("node-")
+        .unwrap()
+        .into_iter()
+        .find(|h| h.available.is_none());
+    let host = host.unwrap();
+    let moved = server
+        .client()
+        .assign_host(&host.machine_id, Some("stable"))
+        .unwrap();
+    assert_eq!(
+        (moved.group.as_deref(), moved.available),
+        (Some("stable"), Some(version("2")))
+    );
+    let groups = server.client().groups().unwrap();
+    let hosts = |name: &str| {
+        groups
+            .iter()
+            .find(|group| group.name == name)
+            .unwrap()
+            .hosts
+    };
+    assert_eq!((hosts("slow"), hosts("stable")), (59, 2));
+    server.client().remove_group("slow").unwrap();
+    assert!(
+        server
+            .client()
+            .rollouts()
+            .unwrap()
+            .iter()
+            .all(|rollout| rollout.group != "slow")
+    );
+}
+
+#[test]
+fn a_bad_release_halts_by_itself_everywhere() {
+    let lab = Lab::new();
+    let mut server = lab.start();
+    set(&server, "second", "stable", Policy::default());
+    server.publish(&lab.release("2"));
+    for number in 0..12 {
+        let host = TestHost::new(&server, &format!("node-{number}"), "1");
+        let answer = host.offered();
+        if number < 10 {
+            assert_eq!(answer, "2");
+            host.tell(Event::download_started(&version("2")));
+            host.tell(Event::staged(&version("2")));
+            host.tell(Event::failed(
+                &version("2"),
+                None,
+                50,
+                "sshd.service failed",
+            ));
+        } else {
+            assert_eq!(answer, "-", "it goes on after ten failures");
+        }
+    }
+    let state = rollout(&server, "stable");
+    assert_eq!(state.status, "halted");
+    let reason = state.reason.unwrap();
+    assert!(
+        reason.contains("10 of 10 hosts") && reason.contains("sshd.service failed"),
+        "{reason}"
+    );
+    let second = rollout(&server, "second");
+    assert_eq!(second.status, "halted", "{second:?}");
+    assert!(
+        second
+            .reason
+            .unwrap()
+            .starts_with("halted in group stable: ")
+    );
+    let told = server.client().activity(false).unwrap();
+    assert!(
+        told.iter()
+            .any(|entry| entry.action == "halted" && entry.actor.is_none())
+    );
+    let failures = server.client().overview().unwrap().failures;
+    assert_eq!(
+        (failures[0].reason.as_str(), failures[0].hosts),
+        ("sshd.service failed", 10)
+    );
+
+    // It stays so, and a halted release is not promoted.
+    assert_eq!(server.signal(Signal::KILL), None);
+    let server = lab.start();
+    assert_eq!(rollout(&server, "stable").status, "halted");
+    let refused = server
+        .client()
+        .promote(&channel("stable"), &channel("beta"))
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("was halted in group"),
+        "{refused}"
+    );
+    let host = TestHost::new(&server, "node-11", "1");
+    assert_eq!(host.offered(), "-");
+    server
+        .client()
+        .pause_or_resume(Rollouts::Channel("stable"), false)
+        .unwrap();
+    assert_eq!(host.offered(), "2", "an operator accepts it");
+
+    // The next release is a new rollout.
+    server.publish(&lab.release("3"));
+    assert_eq!(rollout(&server, "stable").status, "active");
+    assert_eq!(total(&server, "stable"), Tally::default());
+}
+
+#[test]
+fn a_canary_goes_first() {
+    let lab = Lab::new();
+    let server = lab.start();
+    server.publish(&lab.release("2"));
+    set(&server, "first", "stable", Policy::default());
+    let canary = Some("first".to_owned());
+    set(
+        &server,
+        "stable",
+        "stable",
+        Policy {
+            canary,
+            ..Policy::default()
+        },
+    );
+    server.publish(&lab.release("3"));
+    let mut early = TestHost::new(&server, "early", "2");
+    early.app.track = "first".into();
+    let late = TestHost::new(&server, "late", "2");
+    assert_eq!((early.offered(), late.offered()), ("3".into(), "-".into()));
+    assert_eq!(rollout(&server, "stable").status, "awaiting_canary");
+    early.tell(Event::staged(&version("3")));
+    early.runs("3");
+    // It says nothing, but it runs well.
+    assert_eq!(early.offered(), "-");
+    assert_eq!(total(&server, "first").good, 1);
+    until("the canary to pass", || late.offered() == "3");
+    until("the first group to be complete", || {
+        rollout(&server, "first").status == "complete"
+    });
+}
+
+#[test]
+fn floors_are_passed_one_hop_at_a_time() {
+    let lab = Lab::new();
+    let server = lab.start();
+    let client = server.client();
+    for (dir, track) in [
+        (lab.release("3"), "beta"),
+        (lab.release_above("5", "3"), "beta"),
+        (lab.release_above("6", "5"), "stable"),
+    ] {
+        client
+            .publish(&dir, &channel(track), &mut |_, _| ())
+            .unwrap();
+    }
+    let mut host = TestHost::new(&server, "old", "1");
+    for next in ["3", "5", "6"] {
+        assert_eq!(host.offered(), next);
+        host.runs(next);
+        host.tell(Event::good(&version(next), &version("1")));
+    }
+    assert_eq!(host.offered(), "-");
+    let total = total(&server, "stable");
+    assert_eq!(
+        (total.granted, total.good),
+        (1, 1),
+        "the stops on the way do not count"
+    );
+}
+
+#[test]
+fn channels_are_promoted_and_releases_withdrawn() {
+    let lab = Lab::new();
+    let server = lab.start();
+    let client = server.client();
+    client
+        .publish(&lab.release("2"), &channel("beta"), &mut |_, _| ())
+        .unwrap();
+    let host = TestHost::new(&server, "node", "1");
+    assert_eq!(host.offered(), "-");
+    let state = client
+        .promote(&channel("beta"), &channel("stable"))
+        .unwrap();
+    assert_eq!(state.version, Some(version("2")));
+    assert_eq!(host.offered(), "2");
+    client
+        .pause_or_resume(Rollouts::Group("stable"), true)
+        .unwrap();
+    assert_eq!(
+        (host.offered(), rollout(&server, "stable").status),
+        ("-".into(), "paused".into())
+    );
+    client
+        .pause_or_resume(Rollouts::Group("stable"), false)
+        .unwrap();
+    assert_eq!(host.offered(), "2");
+
+    client.withdraw(&version("2"), Some("eats disks")).unwrap();
+    assert_eq!(host.offered(), "-");
+    assert_eq!(
+        client.releases().unwrap()[0].withdrawn_reason.as_deref(),
+        Some("eats disks")
+    );
+    let refused = client
+        .set_channel(&channel("alpha"), &version("2"))
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("was withdrawn (eats disks)"), "{refused}");
+    let refused = client
+        .pause_or_resume(Rollouts::Group("stable"), false)
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("was withdrawn"), "{refused}");
+    client.withdraw(&version("2"), None).unwrap();
+    assert_eq!(host.offered(), "-", "its rollout is still halted");
+    client
+        .pause_or_resume(Rollouts::Group("stable"), false)
+        .unwrap();
+    assert_eq!(host.offered(), "2");
+
+    let done: Vec<_> = client
+        .activity(true)
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.action)
+        .collect();
+    for action in [
+        "promoted",
+        "paused",
+        "resumed",
+        "withdrawn",
+        "allowed again",
+        "uploaded",
+    ] {
+        assert!(
+            done.iter().any(|done| done == action),
+            "{action} is not in {done:?}"
+        );
+    }
+}
+
+#[test]
+fn mistakes_are_named() {
+    let lab = Lab::new();
+    let server = lab.start();
+    server.publish(&lab.release("2"));
+    let put = |name: &str, body: &str| {
+        server.refused("PUT", &format!("/api/v1/groups/{name}"), body.as_bytes())
+    };
+    let cases = [
+        (
+            put("Web", r#"{"channel":"stable"}"#),
+            "400 \"Web\" cannot name a group",
+        ),
+        (
+            put("web", r#"{"channel":"nowhere"}"#),
+            "409 there is no channel nowhere",
+        ),
+        (
+            put("beta", r#"{"channel":"stable"}"#),
+            "409 beta is a channel, so the group of that name follows it",
+        ),
+        (
+            put("web", r#"{"channel":"stable","policy":{"waves":[5]}}"#),
+            "400 waves: [5] has to rise",
+        ),
+        (
+            put("web", r#"{"channel":"stable","policy":{"canary":"lab"}}"#),
+            "400 canary: there is no group lab",
+        ),
+        (
+            put(
+                "web",
+                r#"{"channel":"stable","policy":{"window":{"start":"22:00","minutes":60,"zone":"Mars"}}}"#,
+            ),
+            "400 window: zone \"Mars\"",
+        ),
+        (
+            server.refused("POST", "/api/v1/rollouts/beta/pause", b""),
+            "404 group beta has no rollout",
+        ),
+        (
+            server.refused("POST", "/api/v1/releases/9/withdraw", br#"{"reason":"x"}"#),
+            "404 there is no finished release 9",
+        ),
+        (
+            server.refused(
+                "POST",
+                "/api/v1/channels/beta/promote",
+                br#"{"from":"alpha"}"#,
+            ),
+            "409 channel alpha has no release to promote",
+        ),
+        (
+            server.refused("PUT", "/api/v1/hosts/abc", br#"{"group":null}"#),
+            "404 no host abc is known",
+        ),
+    ];
+    for (got, expect) in cases {
+        assert!(got.starts_with(expect), "{got}, expected {expect}");
+    }
+    assert_eq!(
+        server.client().groups().unwrap().len(),
+        3,
+        "nothing was half done"
+    );
+}
