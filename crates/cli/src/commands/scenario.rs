@@ -43,6 +43,9 @@ pub struct RunArgs {
     /// How often their steps of kind `repeat` are repeated, instead of what they say
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     times: Option<u32>,
+    /// Run the few that fail once more, one at a time when all others have ended, and say so
+    #[arg(long)]
+    again: bool,
     /// Build the releases they need, and stop there
     #[arg(long)]
     build_only: bool,
@@ -110,13 +113,23 @@ fn run_scenarios(args: &RunArgs) -> Result<Exit> {
         workshop: &bench,
         say: &say,
     };
-    let reports = pool::run_all(&stage, &scenarios, args.jobs, &|report| {
-        eprintln!("{}", line(report))
-    });
+    let done = |report: &Report| eprintln!("{}", line(report));
+    let mut reports = pool::run_all(&stage, &scenarios, args.jobs, &done);
+    if args.again {
+        pool::run_again(&stage, &scenarios, &mut reports, &done);
+    }
     let passed = reports.iter().filter(|report| report.passed).count();
     let all = scenarios.len();
+    let unsteady = reports
+        .iter()
+        .filter(|report| report.passed && report.failed_before.is_some())
+        .count();
     output::print(args.output.output, &reports, |_| {
-        format!("{passed} passed, {} failed\n", all - passed)
+        let mut text = format!("{passed} passed, {} failed", all - passed);
+        if unsteady > 0 {
+            text += &format!("; {unsteady} of those that passed only when run again");
+        }
+        text + "\n"
     })?;
     interrupt::check()?;
     Ok(if passed == all {
@@ -128,12 +141,17 @@ fn run_scenarios(args: &RunArgs) -> Result<Exit> {
 
 fn line(report: &Report) -> String {
     let mark = if report.passed { "✓" } else { "✗" };
+    let again = if report.failed_before.is_some() {
+        " (run again)"
+    } else {
+        ""
+    };
     let error = report
         .error
         .iter()
         .map(|error| format!("\n    {}", error.replace('\n', "\n    ")));
     format!(
-        "{mark} {:<24} {:>6.1} s  {}{}",
+        "{mark} {:<24} {:>6.1} s  {}{again}{}",
         report.name,
         report.seconds,
         report.about,

@@ -61,7 +61,7 @@ const CHECKS: [Check; 7] = [
     },
     Check {
         name: Name::Scenarios,
-        command: "target/release/orlop scenario run",
+        command: "target/release/orlop scenario run --again",
     },
 ];
 

@@ -82,7 +82,9 @@ where
 {
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(peer.clone());
+        if peer.common_name.is_some() {
+            request.extensions_mut().insert(peer.clone());
+        }
         service.clone().call(request)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

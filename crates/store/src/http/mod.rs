@@ -3,6 +3,7 @@
 mod gateway;
 pub mod listen;
 mod pages;
+mod unary;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -16,6 +17,7 @@ use tower_service::Service;
 
 use crate::api::{self, Context};
 use crate::pb;
+use crate::pb::etcdserverpb::kv_server::Kv as _;
 
 pub use gateway::paths;
 
@@ -93,6 +95,9 @@ type WatchServer = pb::etcdserverpb::watch_server::WatchServer<api::Watch>;
 #[derive(Clone)]
 pub struct Front {
     context: Arc<Context>,
+    /// The biggest message that is taken.
+    room: usize,
+    calls: api::Kv,
     kv: KvServer,
     watch: WatchServer,
     others: axum::Router,
@@ -153,6 +158,8 @@ impl Front {
         let watch = service!(watch_server::WatchServer, api::Watch(context.clone()));
         let front = Self {
             context: context.clone(),
+            room,
+            calls: api::Kv(context.clone()),
             kv,
             watch,
             others: others.into_axum_router(),
@@ -174,14 +181,32 @@ impl Front {
     }
 
     fn grpc(&mut self, request: Request<Body>) -> Answer {
-        let path = request.uri().path();
-        if path.starts_with("/etcdserverpb.KV/") {
-            let call = self.kv.call(request);
-            return Box::pin(async move { Ok(call.await?.map(Body::new)) });
+        /// A call of the busiest service. What it does is the same as by `self.kv`, which gets what is not plain.
+        macro_rules! unary {
+            ($call:ident) => {{
+                let (kv, service, room) = (self.calls.clone(), self.kv.clone(), self.room);
+                Box::pin(unary::serve(
+                    request,
+                    room,
+                    service,
+                    async move |question| kv.$call(question).await,
+                ))
+            }};
         }
-        if path.starts_with("/etcdserverpb.Watch/") {
-            let call = self.watch.call(request);
-            return Box::pin(async move { Ok(call.await?.map(Body::new)) });
+        match request.uri().path() {
+            "/etcdserverpb.KV/Range" => return unary!(range),
+            "/etcdserverpb.KV/Put" => return unary!(put),
+            "/etcdserverpb.KV/Txn" => return unary!(txn),
+            "/etcdserverpb.KV/DeleteRange" => return unary!(delete_range),
+            path if path.starts_with("/etcdserverpb.KV/") => {
+                let call = self.kv.call(request);
+                return Box::pin(async move { Ok(call.await?.map(Body::new)) });
+            }
+            path if path.starts_with("/etcdserverpb.Watch/") => {
+                let call = self.watch.call(request);
+                return Box::pin(async move { Ok(call.await?.map(Body::new)) });
+            }
+            _ => {}
         }
         let call = self.others.call(request);
         Box::pin(call)

@@ -369,9 +369,13 @@ fn strangers_may_look_only() {
     let host = Host::new(&server, &[&one]);
     let _daemon = host.daemon();
     std::fs::set_permissions(host.root(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    // Strangers may not be let into the directory that this was built in.
+    let program = host.path("strangers");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let mut again = std::process::Command::new(program);
     again.args(["--exact", "faults::strangers_may_look_only", "--nocapture"]);
     again
+        .current_dir(host.root())
         .env(SOCKET, host.path("run/update-engine/io.orlop.UpdateEngine"))
         .uid(65534)
         .gid(65534);

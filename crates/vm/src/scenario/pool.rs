@@ -26,6 +26,9 @@ pub struct Report {
     /// Why it failed, with the step's place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Why it failed before it passed, when it was told again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_before: Option<String>,
 }
 
 /// The scenarios of files and directories, in the order of their names; with `filter` only those whose name contains it.
@@ -95,6 +98,7 @@ pub fn run_all(
                         passed: result.is_ok(),
                         seconds: begin.elapsed().as_secs_f64(),
                         error: result.err().map(|error| format!("{error:#}")),
+                        failed_before: None,
                     };
                     done(&report);
                     if let Ok(mut reports) = reports.lock() {
@@ -107,4 +111,40 @@ pub fn run_all(
     let mut reports = reports.into_inner().unwrap_or_default();
     reports.sort_by(|a, b| a.name.cmp(&b.name));
     reports
+}
+
+/// More failures than this are no accident of a machine that others use, too.
+const ACCIDENTS: usize = 3;
+
+/// Tells the few that failed once more, one at a time, with the machine to themselves. Their reports say so.
+pub fn run_again(
+    stage: &Stage<'_>,
+    scenarios: &[Scenario],
+    reports: &mut [Report],
+    done: &(dyn Fn(&Report) + Sync),
+) {
+    let mut failed: Vec<&mut Report> = reports.iter_mut().filter(|r| !r.passed).collect();
+    if failed.len() > ACCIDENTS {
+        return;
+    }
+    for report in &mut failed {
+        let again: Vec<Scenario> = scenarios
+            .iter()
+            .filter(|scenario| scenario.name == report.name)
+            .cloned()
+            .collect();
+        let before = report.error.clone();
+        let told = run_all(stage, &again, 1, &|report| {
+            done(&Report {
+                failed_before: before.clone(),
+                ..report.clone()
+            });
+        });
+        if let Some(second) = told.into_iter().next() {
+            **report = Report {
+                failed_before: before,
+                ..second
+            };
+        }
+    }
 }
