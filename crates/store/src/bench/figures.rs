@@ -34,21 +34,35 @@ impl Figure {
         others.iter().map(|other| own / other.max(1e-9)).collect()
     }
 
-    fn verdict(&self) -> (String, Option<bool>) {
-        let first = self.ratios().first().copied();
-        let own = self.values.last().copied();
-        match (self.wanted, first, own) {
-            (Wanted::AtLeast(wanted), Some(ratio), _) => {
-                (format!("≥ {wanted}×"), Some(ratio >= wanted))
-            }
-            (Wanted::AtMost(wanted), Some(ratio), _) => {
-                (format!("≤ {wanted}×"), Some(ratio <= wanted))
-            }
-            (Wanted::OfItself(wanted), _, Some(own)) => {
-                (format!("itself ≤ {wanted}×"), Some(own <= wanted))
-            }
-            _ => ("–".to_owned(), None),
+    /// What is wanted, and whether it was reached: against each of the others, where they do not all say the same.
+    fn verdict(&self) -> (String, String) {
+        let (wanted, met): (String, Vec<bool>) = match self.wanted {
+            Wanted::AtLeast(wanted) => (
+                format!("≥ {wanted}×"),
+                self.ratios().iter().map(|ratio| *ratio >= wanted).collect(),
+            ),
+            Wanted::AtMost(wanted) => (
+                format!("≤ {wanted}×"),
+                self.ratios().iter().map(|ratio| *ratio <= wanted).collect(),
+            ),
+            Wanted::OfItself(wanted) => (
+                format!("itself ≤ {wanted}×"),
+                self.values
+                    .last()
+                    .map(|own| *own <= wanted)
+                    .into_iter()
+                    .collect(),
+            ),
+            Wanted::Nothing => ("–".to_owned(), Vec::new()),
+        };
+        let mut words: Vec<&str> = met
+            .iter()
+            .map(|met| if *met { "met" } else { "missed" })
+            .collect();
+        if words.iter().all(|word| Some(word) == words.first()) {
+            words.truncate(1);
         }
+        (wanted, words.join(", "))
     }
 }
 
@@ -103,14 +117,9 @@ impl Report {
                 .iter()
                 .map(|ratio| format!("{ratio:.2}×"))
                 .collect();
-            let met = match met {
-                Some(true) => "met",
-                Some(false) => "missed",
-                None => "",
-            };
             let mut row = vec![figure.work.clone(), figure.measure.clone()];
             row.extend(figure.values.iter().map(|n| number(*n)));
-            row.extend([ratios.join(", "), wanted, met.to_owned()]);
+            row.extend([ratios.join(", "), wanted, met]);
             rows.push(row);
         }
         rows
@@ -198,15 +207,17 @@ mod tests {
     #[test]
     fn ratios_are_held_against_what_is_wanted() {
         for (wanted, values, met) in [
-            (Wanted::AtLeast(2.0), [10.0, 20.0], Some(true)),
-            (Wanted::AtLeast(2.0), [10.0, 19.0], Some(false)),
-            (Wanted::AtMost(0.5), [10.0, 5.0], Some(true)),
-            (Wanted::AtMost(0.5), [10.0, 6.0], Some(false)),
-            (Wanted::OfItself(2.0), [1000.0, 2.5], Some(false)),
-            (Wanted::Nothing, [1.0, 1.0], None),
+            (Wanted::AtLeast(2.0), &[10.0, 20.0][..], "met"),
+            (Wanted::AtLeast(2.0), &[10.0, 19.0], "missed"),
+            (Wanted::AtLeast(2.0), &[5.0, 10.0, 19.0], "met, missed"),
+            (Wanted::AtLeast(2.0), &[5.0, 4.0, 10.0], "met"),
+            (Wanted::AtMost(0.5), &[10.0, 5.0], "met"),
+            (Wanted::AtMost(0.5), &[10.0, 6.0], "missed"),
+            (Wanted::OfItself(2.0), &[1000.0, 2.5], "missed"),
+            (Wanted::Nothing, &[1.0, 1.0], ""),
         ] {
             assert_eq!(
-                figure(wanted, &values).verdict().1,
+                figure(wanted, values).verdict().1,
                 met,
                 "{wanted:?} {values:?}"
             );
