@@ -414,10 +414,13 @@ impl Disk {
             .ok_or_else(|| Error::NoCheckpoint(self.member.clone()))?;
         let file = File::open(&path).map_err(at(&path))?;
         let mut reader = BufReader::with_capacity(1 << 20, file);
-        let machine = self
-            .read(&mut reader)
-            .map_err(|error| unreadable(path, error))?;
-        let (wal, replay) = Wal::open(&self.wal(), self.owner)?;
+        // Both take their time with a big state, and neither needs the other.
+        let (machine, log) = std::thread::scope(|scope| {
+            let log = scope.spawn(|| Wal::open(&self.wal(), self.owner));
+            (self.read(&mut reader), log.join())
+        });
+        let machine = machine.map_err(|error| unreadable(path, error))?;
+        let (wal, replay) = log.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let owner = wal.owner();
         if owner.cluster != machine.cluster_id {
             return Err(Error::Wal(wal::Error::Foreign {

@@ -1,13 +1,18 @@
 //! Reading the log back.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, HardState};
 
 use super::record::{self, Kind};
 use super::{Error, Owner, SEGMENT, Segment, Wal, io_error, sync_dir};
+
+/// The first record of a segment lies in these first bytes.
+const BEGIN: u64 = 4096;
 
 /// What the log says.
 #[derive(Debug, Default)]
@@ -22,7 +27,9 @@ pub struct Replay {
 }
 
 impl Replay {
-    fn take(&mut self, kind: Kind, payload: &[u8]) -> Result<(), String> {
+    /// What an entry carries stays where it was read: a segment goes back to the system as a whole once nobody needs
+    /// its entries, where a million small copies would stay with the allocator.
+    fn take(&mut self, kind: Kind, payload: &Bytes) -> Result<(), String> {
         let number = |at: usize| {
             payload
                 .get(at..at + 8)
@@ -32,7 +39,8 @@ impl Replay {
         match kind {
             Kind::Segment => {}
             Kind::Entry => {
-                let entry = Entry::parse_from_bytes(payload).map_err(|e| e.to_string())?;
+                let entry =
+                    Entry::parse_from_carllerche_bytes(payload).map_err(|e| e.to_string())?;
                 while self
                     .entries
                     .last()
@@ -98,7 +106,7 @@ impl Wal {
                     expected: expected + 1,
                 });
             }
-            let bytes = std::fs::read(path).map_err(io_error(path))?;
+            let bytes = Bytes::from(std::fs::read(path).map_err(io_error(path))?);
             let is_last = i + 1 == segments.len();
             let mut at = 0;
             while let Some(frame) = record::read(&bytes[at..], *segment) {
@@ -117,14 +125,15 @@ impl Wal {
                     };
                     found_owner = Some(owner);
                 }
+                let after = at + record::HEAD + frame.payload.len();
                 replay
-                    .take(frame.kind, frame.payload)
+                    .take(frame.kind, &bytes.slice(at + record::HEAD..after))
                     .map_err(|what| Error::Malformed {
                         path: path.clone(),
                         what,
                     })?;
                 last = Some((frame.sum, frame.number));
-                at += record::HEAD + frame.payload.len();
+                at = after;
             }
             let number = last.map_or(0, |(_, number)| number);
             if lost(&bytes, at, *segment, number) || (!is_last && !begun(&segments[i + 1], number)?)
@@ -242,6 +251,10 @@ fn lost(bytes: &[u8], end: usize, segment: u64, number: u64) -> bool {
 /// Whether the segment goes on where the one before ended. If not, the end of the one before is damaged. One without
 /// any record was put into place and then the power went.
 fn begun((segment, path): &(u64, PathBuf), number: u64) -> Result<bool, Error> {
-    let bytes = std::fs::read(path).map_err(io_error(path))?;
+    // Its first record says whose it is, and is short.
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(BEGIN).read_to_end(&mut bytes))
+        .map_err(io_error(path))?;
     Ok(record::read(&bytes, *segment).is_none_or(|frame| frame.number == number + 1))
 }
