@@ -21,6 +21,7 @@ async function refresh() {
       if (fresh && !busy()) {
         document.querySelector("main").replaceWith(document.adoptNode(fresh));
         document.title = page.title;
+        reach();
         mark();
       }
     } catch (error) {
@@ -30,11 +31,19 @@ async function refresh() {
   setTimeout(refresh, EVERY);
 }
 
+// A long reason scrolls in its place; who has no mouse has to get there, too.
+function reach() {
+  for (const reason of document.querySelectorAll(".reason")) {
+    if (reason.scrollHeight > reason.clientHeight) reason.tabIndex = 0;
+  }
+}
+
 function mark() {
   const live = document.getElementById("live");
   if (live) live.textContent = ", kept fresh";
 }
 
+reach();
 // A problem or a sign-in is not worth asking for again.
 if (!document.querySelector("main [role=alert], main input[type=password]")) {
   mark();
