@@ -57,30 +57,39 @@ where
 
 /// The one message of a body, or the body as it was.
 async fn read<Q: Message + Default>(mut body: Body, limit: usize) -> Result<Q, Body> {
-    let mut whole = Bytes::new();
+    // Nearly always all of it is the first piece. If not, the pieces are put together.
+    let mut first = Bytes::new();
+    let mut pieces = BytesMut::new();
     let mut odd = None;
     while odd.is_none() && !body.is_end_stream() {
         match body.frame().await {
             None => break,
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) if whole.is_empty() => whole = data,
+                Ok(data) if first.is_empty() => first = data,
                 Ok(data) => {
-                    let mut both = BytesMut::with_capacity(whole.len() + data.len());
-                    both.extend_from_slice(&whole);
-                    both.extend_from_slice(&data);
-                    whole = both.freeze();
+                    if pieces.is_empty() {
+                        pieces.extend_from_slice(&first);
+                    }
+                    pieces.extend_from_slice(&data);
                 }
                 Err(frame) => odd = Some(Ok(frame)),
             },
             Some(Err(error)) => odd = Some(Err(error)),
         }
+        let seen: &[u8] = if pieces.is_empty() { &first } else { &pieces };
         // Long before a body that claims to be short fills the memory.
-        if length(&whole).is_some_and(|length| length > limit || whole.len() > HEADER + length) {
+        if length(seen).is_some_and(|length| length > limit || seen.len() > HEADER + length) {
             break;
         }
     }
+    let whole = if pieces.is_empty() {
+        first
+    } else {
+        pieces.freeze()
+    };
     if odd.is_none()
-        && length(&whole) == whole.len().checked_sub(HEADER)
+        && let Some(length) = length(&whole)
+        && whole.len() == HEADER + length
         && whole.first() == Some(&0)
         && let Ok(question) = Q::decode(whole.slice(HEADER..))
     {
