@@ -120,8 +120,10 @@ impl Front {
         use pb::grpc::health::v1::health_server;
         use pb::v3electionpb::election_server;
         use pb::v3lockpb::lock_server;
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(pb::DESCRIPTORS);
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+        };
         let mut others = tonic::service::Routes::new(service!(
             lease_server::LeaseServer,
             api::Lease(context.clone())
@@ -150,9 +152,13 @@ impl Front {
             health_server::HealthServer,
             api::Health(context.clone())
         ));
-        match reflection.build_v1() {
-            Ok(service) => others = others.add_service(service),
-            Err(error) => tracing::warn!("gRPC reflection is off: {error}"),
+        // Python's clients, and older ones, ask by the name that it had first.
+        let named = (reflection().build_v1(), reflection().build_v1alpha());
+        match named {
+            (Ok(v1), Ok(v1alpha)) => others = others.add_service(v1).add_service(v1alpha),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!("gRPC reflection is off: {error}");
+            }
         }
         let kv = service!(kv_server::KvServer, api::Kv(context.clone()));
         let watch = service!(watch_server::WatchServer, api::Watch(context.clone()));
