@@ -293,8 +293,8 @@ impl Placer<'_> {
                 "only ssh and host have something to expect of",
             ));
         }
-        if raw.retry && raw.ssh.is_none() {
-            return Err(self.error(span.clone(), "only ssh can be tried again"));
+        if raw.retry && !takes_expect {
+            return Err(self.error(span.clone(), "only ssh and host can be tried again"));
         }
         let expect = expect.unwrap_or_default();
         let mut found: Vec<Action> = Vec::new();
@@ -306,7 +306,11 @@ impl Placer<'_> {
             });
         }
         if let Some(script) = raw.host {
-            found.push(Action::Host { script, expect });
+            found.push(Action::Host {
+                script,
+                expect,
+                retry: raw.retry,
+            });
         }
         found.extend(raw.wait_status.map(Action::WaitStatus));
         found.extend(raw.publish.map(|raw| Action::Publish {

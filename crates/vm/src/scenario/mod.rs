@@ -121,6 +121,8 @@ pub enum Action {
         script: String,
         /// What it must give.
         expect: Expect,
+        /// Tried again until it gives that, for as long as the step may take.
+        retry: bool,
     },
     /// Wait until `orlop status` in the guest matches.
     WaitStatus(Value),

@@ -48,6 +48,9 @@ pub(super) fn describe(action: &Action) -> String {
     }
 }
 
+/// Between two tries of a command.
+const RETRY: Duration = Duration::from_millis(500);
+
 impl Run<'_> {
     pub(super) fn step(&mut self, step: &Step) -> Result<()> {
         match &step.action {
@@ -56,7 +59,11 @@ impl Run<'_> {
                 expect,
                 retry,
             } => self.ssh(script, expect, *retry, step.timeout),
-            Action::Host { script, expect } => self.host(script, expect, step.timeout),
+            Action::Host {
+                script,
+                expect,
+                retry,
+            } => self.host(script, expect, *retry, step.timeout),
             Action::WaitStatus(expected) => self.wait_status(expected, step.timeout),
             Action::Publish { version, channel } => self.publish(version, channel),
             Action::Kill => self.kill(),
@@ -101,11 +108,11 @@ impl Run<'_> {
                 result => return result,
             }
             machine.ssh().close();
-            interrupt::sleep(Duration::from_millis(500))?;
+            interrupt::sleep(RETRY)?;
         }
     }
 
-    fn host(&mut self, script: &str, expect: &Expect, limit: Duration) -> Result<()> {
+    fn host(&mut self, script: &str, expect: &Expect, retry: bool, limit: Duration) -> Result<()> {
         let mut command = Command::new("sh");
         command
             .args(["-ec", script])
@@ -119,7 +126,14 @@ impl Run<'_> {
                 .env("SERVER", server.url())
                 .env("SERVER_DATA", &server.data);
         }
-        met(expect, &process::run(&mut command, limit)?)
+        let end = Instant::now() + limit;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match process::run(&mut command, left).and_then(|output| met(expect, &output)) {
+                Err(_) if retry && left > RETRY => interrupt::sleep(RETRY)?,
+                result => return result,
+            }
+        }
     }
 
     fn wait_status(&mut self, expected: &Value, limit: Duration) -> Result<()> {
