@@ -23,6 +23,14 @@ impl Default for Encoded {
     }
 }
 
+impl std::ops::Deref for Encoded {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl Encoded {
     pub fn of(message: &impl Message) -> Self {
         Self(message.encode_to_vec().into())

@@ -331,7 +331,7 @@ fn percent_decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-async fn call(State(mut route): State<Route>, request: Request<Body>) -> Response {
+async fn call(State(route): State<Route>, request: Request<Body>) -> Response {
     if request.method() != Method::POST {
         return super::plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
     }

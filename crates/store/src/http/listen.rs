@@ -8,12 +8,13 @@ use std::time::Duration;
 use axum::body::Body;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tower_service::Service;
 
 use super::Peer;
+use super::streams::Streams;
 use crate::tls;
 
 /// A handshake that takes longer is given up.
@@ -87,7 +88,8 @@ where
         }
         service.clone().call(request)
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let streams = Streams::default();
+    let mut builder = auto::Builder::new(streams.clone());
     builder
         .http1()
         // Scripts look for `X-Etcd-Index`, as Go writes it.
@@ -103,7 +105,6 @@ where
         .keep_alive_interval(Duration::from_secs(7200))
         .keep_alive_timeout(Duration::from_secs(20));
     // How a connection ends is the client's business.
-    let _ = builder
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let _ = streams.run(connection).await;
 }

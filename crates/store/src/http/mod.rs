@@ -3,6 +3,7 @@
 mod gateway;
 pub mod listen;
 mod pages;
+mod streams;
 mod unary;
 
 use std::convert::Infallible;
@@ -17,9 +18,11 @@ use tower_service::Service;
 
 use crate::api::{self, Context};
 use crate::pb;
+use crate::pb::etcdserverpb as rpc;
 use crate::pb::etcdserverpb::kv_server::Kv as _;
 
 pub use gateway::paths;
+use streams::apart;
 
 /// A line of text, as Go's server sends it when it has nothing better to say.
 fn plain(status: StatusCode, line: &str) -> Response<Body> {
@@ -78,6 +81,25 @@ pub fn peer_pages(context: &Arc<Context>) -> axum::Router {
     pages::for_peers(context)
 }
 
+/// Pairs that are found so fast that others can wait.
+const FEW: i64 = 100;
+
+/// A range of many pairs.
+fn is_long(request: &rpc::RangeRequest) -> bool {
+    !request.range_end.is_empty() && !(1..=FEW).contains(&request.limit)
+}
+
+/// A transaction with such a range.
+fn has_long(request: &rpc::TxnRequest) -> bool {
+    use rpc::request_op::Request;
+    let mut ops = request.success.iter().chain(&request.failure);
+    ops.any(|op| match &op.request {
+        Some(Request::RequestRange(request)) => is_long(request),
+        Some(Request::RequestTxn(request)) => has_long(request),
+        _ => false,
+    })
+}
+
 /// Answers of HTTP calls.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
@@ -93,7 +115,10 @@ type WatchServer = pb::etcdserverpb::watch_server::WatchServer<api::Watch>;
 
 /// What answers on the client port.
 #[derive(Clone)]
-pub struct Front {
+pub struct Front(Arc<Services>);
+
+#[derive(Clone)]
+struct Services {
     context: Arc<Context>,
     /// The biggest message that is taken.
     room: usize,
@@ -162,7 +187,7 @@ impl Front {
         }
         let kv = service!(kv_server::KvServer, api::Kv(context.clone()));
         let watch = service!(watch_server::WatchServer, api::Watch(context.clone()));
-        let front = Self {
+        let services = Services {
             context: context.clone(),
             room,
             calls: api::Kv(context.clone()),
@@ -171,56 +196,58 @@ impl Front {
             others: others.into_axum_router(),
             pages: axum::Router::new(),
         };
-        let gateway = gateway::router(front.clone());
-        Self {
+        let gateway = gateway::router(Self(Arc::new(services.clone())));
+        Self(Arc::new(Services {
             pages: pages::router(context)
                 .merge(gateway)
                 .fallback(async || plain(StatusCode::NOT_FOUND, "404 page not found")),
-            ..front
-        }
+            ..services
+        }))
     }
 
     /// Adds what else is served by HTTP.
     pub fn with(mut self, router: axum::Router) -> Self {
-        self.pages = self.pages.merge(router);
+        let services = Arc::make_mut(&mut self.0);
+        services.pages = std::mem::take(&mut services.pages).merge(router);
         self
     }
 
-    fn grpc(&mut self, request: Request<Body>) -> Answer {
-        /// A call of the busiest service. What it does is the same as by `self.kv`, which gets what is not plain.
+    fn grpc(&self, request: Request<Body>) -> Answer {
+        let front = &*self.0;
+        /// A call of the busiest service. What it does is the same as by `kv`, which gets what is not plain.
         macro_rules! unary {
-            ($call:ident) => {{
-                let (kv, service, room) = (self.calls.clone(), self.kv.clone(), self.room);
+            ($call:ident, $is_long:expr) => {{
+                let (kv, service, room) = (front.calls.clone(), front.kv.clone(), front.room);
                 Box::pin(unary::serve(
                     request,
                     room,
                     service,
-                    async move |question| kv.$call(question).await,
+                    $is_long,
+                    |question| async move { kv.$call(question).await },
                 ))
             }};
         }
         match request.uri().path() {
-            "/etcdserverpb.KV/Range" => return unary!(range),
-            "/etcdserverpb.KV/Put" => return unary!(put),
-            "/etcdserverpb.KV/Txn" => return unary!(txn),
-            "/etcdserverpb.KV/DeleteRange" => return unary!(delete_range),
+            "/etcdserverpb.KV/Range" => return unary!(range, is_long),
+            "/etcdserverpb.KV/Put" => return unary!(put, |_| false),
+            "/etcdserverpb.KV/Txn" => return unary!(txn, has_long),
+            "/etcdserverpb.KV/DeleteRange" => return unary!(delete_range, |_| false),
             path if path.starts_with("/etcdserverpb.KV/") => {
-                let call = self.kv.call(request);
-                return Box::pin(async move { Ok(call.await?.map(Body::new)) });
+                let call = front.kv.clone().call(request);
+                return apart(async move { Ok(call.await?.map(Body::new)) });
             }
             path if path.starts_with("/etcdserverpb.Watch/") => {
-                let call = self.watch.call(request);
+                let call = front.watch.clone().call(request);
                 return Box::pin(async move { Ok(call.await?.map(Body::new)) });
             }
             _ => {}
         }
-        let call = self.others.call(request);
-        Box::pin(call)
+        apart(front.others.clone().call(request))
     }
 
     /// A gRPC call, counted.
-    pub fn call_grpc(&mut self, request: Request<Body>) -> Answer {
-        let counter = self.context.node.metrics.rpc(request.uri().path());
+    pub fn call_grpc(&self, request: Request<Body>) -> Answer {
+        let counter = self.0.context.node.metrics.rpc(request.uri().path());
         let answer = self.grpc(request);
         Box::pin(async move {
             let answer = answer.await;
@@ -255,7 +282,7 @@ impl Service<Request<Body>> for Front {
         if is_grpc {
             return self.call_grpc(request);
         }
-        if self.context.cert_auth {
+        if self.0.context.cert_auth {
             let name = request
                 .extensions()
                 .get::<Peer>()
@@ -278,7 +305,7 @@ impl Service<Request<Body>> for Front {
         if request.method() == Method::OPTIONS {
             return Box::pin(async { Ok(with_cors(Response::new(Body::empty()))) });
         }
-        let call = self.pages.call(request);
+        let call = self.0.pages.clone().call(request);
         Box::pin(async move { Ok(with_cors(call.await?)) })
     }
 }

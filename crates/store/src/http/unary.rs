@@ -17,6 +17,8 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tower_service::Service;
 
+use super::streams::apart;
+
 /// Of a message: whether it is compressed, and its length.
 const HEADER: usize = 5;
 
@@ -25,13 +27,14 @@ pub(super) async fn serve<Q, R, S, F>(
     request: http::Request<Body>,
     limit: usize,
     mut service: S,
+    is_long: impl FnOnce(&Q) -> bool,
     call: impl FnOnce(tonic::Request<Q>) -> F,
 ) -> Result<Response<Body>, Infallible>
 where
     Q: Message + Default,
-    R: Message,
+    R: Message + 'static,
     S: Service<http::Request<Body>, Response = Response<tonic::body::Body>, Error = Infallible>,
-    F: Future<Output = Result<tonic::Response<R>, Status>>,
+    F: Future<Output = Result<tonic::Response<R>, Status>> + Send + 'static,
 {
     let (parts, body) = request.into_parts();
     let question = if parts.headers.contains_key("grpc-encoding") {
@@ -42,11 +45,20 @@ where
     match question {
         Ok(question) => {
             let metadata = MetadataMap::from_headers(parts.headers);
+            let long = is_long(&question);
             let request = tonic::Request::from_parts(metadata, parts.extensions, question);
-            Ok(match call(request).await {
-                Ok(answer) => write(answer),
-                Err(status) => status.into_http(),
-            })
+            let call = call(request);
+            let answer = async {
+                Ok(match call.await {
+                    Ok(answer) => write(answer),
+                    Err(status) => status.into_http(),
+                })
+            };
+            if long {
+                apart(answer).await
+            } else {
+                answer.await
+            }
         }
         Err(body) => {
             let request = http::Request::from_parts(parts, body);

@@ -19,11 +19,10 @@ use super::lease::Leases;
 use super::members::Members;
 use super::{Machine, Pin, Shared};
 use crate::auth::Auth;
-use crate::mvcc::{self, Key, Shelf, Version, view};
+use crate::mvcc::{Key, Loaded, Loading, Shelf, Version};
 use crate::pb::etcdserverpb::AlarmMember;
 use crate::pb::orlop::store::{Checkpoint, LeaseRecord};
 use crate::v2;
-use crate::wire::Encoded;
 
 pub const MAGIC: &[u8; 8] = b"ORLOPCP1";
 /// Keys that are read under one lock.
@@ -125,17 +124,17 @@ fn encode_version(version: &Version, out: &mut Vec<u8>) {
     out.extend_from_slice(&version.pair.0);
 }
 
-fn decode_version(bytes: &mut &[u8]) -> Option<Version> {
+fn decode_version<'a>(bytes: &mut &'a [u8]) -> Option<Loaded<'a>> {
     let main = decode_varint(bytes).ok()?.cast_signed();
     let flags = decode_varint(bytes).ok()?;
     let length = usize::try_from(decode_varint(bytes).ok()?).ok()?;
     let (pair, rest) = bytes.split_at_checked(length)?;
     *bytes = rest;
-    Some(Version {
+    Some(Loaded {
         main,
         sub: u32::try_from(flags >> 1).ok()?,
         dead: flags & 1 == 1,
-        pair: Encoded(Arc::from(pair)),
+        pair,
     })
 }
 
@@ -205,9 +204,7 @@ pub fn read_onto(from: &mut impl Read, shelf: Option<Shelf>) -> io::Result<Machi
     let mut at = 0;
     let head = head_of(from, &mut at)?;
     let mut machine = Machine::of(&head)?;
-    if let Some(shelf) = shelf {
-        machine.kv.shelve(shelf);
-    }
+    let mut loading = Loading::new(head.revision, head.compact_revision, shelf);
     loop {
         let payload = next_frame(from, &mut at)?;
         if payload.is_empty() {
@@ -215,14 +212,15 @@ pub fn read_onto(from: &mut impl Read, shelf: Option<Shelf>) -> io::Result<Machi
         }
         let mut rest = payload.as_slice();
         while !rest.is_empty() {
-            let version = decode_version(&mut rest).ok_or_else(|| bad("a version of a key"))?;
-            let pair = view(&version.pair);
-            let key = machine.kv.shared_key(pair.key);
-            machine.kv.load(key, version);
+            let version = decode_version(&mut rest).filter(|version| loading.take(*version));
+            version.ok_or_else(|| bad("a version of a key"))?;
         }
     }
-    machine.kv.loaded();
-    machine.attach_all();
+    let (kv, leased) = loading.done();
+    machine.kv = kv;
+    for (lease, key) in &leased {
+        machine.leases.attach(*lease, key);
+    }
     Ok(machine)
 }
 
@@ -281,7 +279,6 @@ impl Machine {
         Ok(Self {
             auth,
             v2: Arc::new(tree),
-            kv: mvcc::Store::at(head.revision, head.compact_revision),
             leases,
             members,
             alarms: head.alarms.iter().map(|a| (a.member_id, a.alarm)).collect(),
@@ -291,19 +288,6 @@ impl Machine {
             conf: conf_state(head),
             ..Self::default()
         })
-    }
-
-    fn attach_all(&mut self) {
-        if self.leases.is_empty() {
-            return;
-        }
-        let revision = self.kv.revision();
-        for (key, version) in self.kv.alive(&[0], &[0], revision) {
-            let lease = view(&version.pair).lease;
-            if lease != 0 {
-                self.leases.attach(lease, key);
-            }
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! snapshots their consistent view while writes go on. Keys are in memory; so are the pairs of a small state, and those of a
 //! big one that were written lately. The others lie on a shelf ([`shelf`]).
 
+mod load;
 mod pair;
 mod range;
 mod shelf;
@@ -11,10 +12,12 @@ mod shelf_tests;
 mod tests;
 mod txn;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
+pub use load::{Loaded, Loading};
 pub use pair::{View, view};
 pub use range::{check as check_range, range};
 pub use shelf::{Lazy, Shelf};
@@ -214,6 +217,14 @@ pub fn contains(key: &[u8], end: &[u8], candidate: &[u8]) -> bool {
     }
 }
 
+fn lazy(shelf: Option<&Shelf>, slot: &Slot) -> Lazy {
+    match (&slot.pair, shelf) {
+        (Pair::Here(pair), _) => Lazy::Here(pair.clone()),
+        (Pair::Shelved(place), Some(shelf)) => shelf.find(*place),
+        (Pair::Shelved(_), None) => Lazy::Here(Encoded::default()),
+    }
+}
+
 impl Store {
     pub fn revision(&self) -> i64 {
         self.revision
@@ -232,58 +243,45 @@ impl Store {
         self.live
     }
 
-    /// The state after a checkpoint was read: versions come by [`Store::load`].
-    pub fn at(revision: i64, compact_revision: i64) -> Self {
-        Self {
-            revision,
-            compact_revision,
-            ..Self::default()
-        }
-    }
-
     /// From now on, what was not written lately is kept on a shelf.
     pub fn shelve(&mut self, shelf: Shelf) {
         self.shelf = Some(shelf);
     }
 
-    /// Adds a version of a checkpoint; versions of a key come oldest first.
-    pub fn load(&mut self, key: Key, version: Version) {
-        self.insert(key, version);
-    }
-
-    /// The key as it is kept already, or a new one.
-    pub fn shared_key(&self, key: &[u8]) -> Key {
-        self.keys
-            .get_key_value(key)
-            .map_or_else(|| Key::from(key), |(key, _)| key.clone())
-    }
-
-    /// Ends a series of [`Store::load`].
-    pub fn loaded(&mut self) {
-        self.superseded
-            .make_contiguous()
-            .sort_by_key(|(main, _)| *main);
-    }
-
-    fn insert(&mut self, key: Key, version: Version) {
-        self.bytes += version.pair.0.len() as u64 + OVERHEAD;
-        let slot = Slot::of(version);
+    /// Adds the version that `make` makes of the one before, if there is one that is alive.
+    fn insert(
+        &mut self,
+        key: Key,
+        make: impl FnOnce(&Key, Option<Lazy>) -> Version,
+    ) -> (Key, Version) {
+        let shelf = self.shelf.as_ref();
+        let entry = self.keys.entry(key);
+        let last = match &entry {
+            Entry::Occupied(known) => known.get().last().filter(|v| !v.dead),
+            Entry::Vacant(_) => None,
+        };
+        let before = last.is_some();
+        let version = make(entry.key(), last.map(|slot| lazy(shelf, slot)));
+        let slot = Slot::of(version.clone());
         let (main, alive) = (slot.main, !slot.dead);
-        if self.shelf.is_some() && slot.is_movable() {
+        self.bytes += slot.pair.length() as u64 + OVERHEAD;
+        if shelf.is_some() && slot.is_movable() {
             self.movable.0 += 1;
             self.movable.1 += slot.pair.length() as u64;
-            self.recent.push_back((main, key.clone()));
+            self.recent.push_back((main, entry.key().clone()));
         }
-        let mut before = false;
-        if let Some(history) = self.keys.get_mut(&key) {
-            before = history.last().is_some_and(|v| !v.dead);
-            history.push(slot);
-            self.superseded.push_back((main, key));
-        } else {
-            if !alive {
+        let key = entry.key().clone();
+        match entry {
+            Entry::Occupied(mut known) => {
+                known.get_mut().push(slot);
                 self.superseded.push_back((main, key.clone()));
             }
-            self.keys.insert(key, History::One(slot));
+            Entry::Vacant(place) => {
+                if !alive {
+                    self.superseded.push_back((main, key.clone()));
+                }
+                place.insert(History::One(slot));
+            }
         }
         match (before, alive) {
             (false, true) => self.live += 1,
@@ -291,6 +289,7 @@ impl Store {
             _ => {}
         }
         self.put_away();
+        (key, version)
     }
 
     /// Moves what was not written lately to the shelf.
@@ -343,11 +342,7 @@ impl Store {
     }
 
     fn lazy(&self, slot: &Slot) -> Lazy {
-        match (&slot.pair, &self.shelf) {
-            (Pair::Here(pair), _) => Lazy::Here(pair.clone()),
-            (Pair::Shelved(place), Some(shelf)) => shelf.find(*place),
-            (Pair::Shelved(_), None) => Lazy::Here(Encoded::default()),
-        }
+        lazy(self.shelf.as_ref(), slot)
     }
 
     fn read(&self, slot: &Slot) -> Version {
@@ -611,28 +606,33 @@ impl Write<'_> {
     }
 
     pub fn put(&mut self, key: &[u8], value: &[u8], lease: i64) -> Option<Encoded> {
-        let (key, previous) = match self.store.keys.get_key_value(key) {
-            Some((known, history)) => {
-                let last = history.last().filter(|v| !v.dead);
-                let last = last.map(|slot| self.store.lazy(slot).load());
-                (known.clone(), last)
+        let (main, sub) = (self.main, self.sub());
+        let mut previous = None;
+        let (key, version) = self.store.insert(Key::from(key), |key, last| {
+            previous = last.map(|last| last.load());
+            let last = previous.as_ref().map(|pair| view(&pair.0));
+            let (create_revision, version) =
+                last.map_or((main, 1), |last| (last.create_revision, last.version + 1));
+            let pair = View {
+                key,
+                create_revision,
+                mod_revision: main,
+                version,
+                value,
+                lease,
+            };
+            Version {
+                main,
+                sub,
+                dead: false,
+                pair: pair.encode(),
             }
-            None => (Key::from(key), None),
-        };
-        let last = previous.as_ref().map(view);
-        let (create_revision, version) = last.map_or((self.main, 1), |last| {
-            (last.create_revision, last.version + 1)
         });
-        let pair = View {
-            key: &key,
-            create_revision,
-            mod_revision: self.main,
+        self.changes.push(Change {
+            key,
             version,
-            value,
-            lease,
-        }
-        .encode();
-        self.record(key, false, pair, previous.clone().map(Lazy::Here));
+            previous: previous.clone().map(Lazy::Here),
+        });
         previous
     }
 
@@ -652,25 +652,21 @@ impl Write<'_> {
                     ..View::default()
                 }
                 .encode();
-                self.record(key, true, tombstone, Some(previous.clone()));
+                let version = Version {
+                    main: self.main,
+                    sub: self.sub(),
+                    dead: true,
+                    pair: tombstone,
+                };
+                let (key, version) = self.store.insert(key, |_, _| version);
+                self.changes.push(Change {
+                    key,
+                    version,
+                    previous: Some(previous.clone()),
+                });
                 previous
             })
             .collect()
-    }
-
-    fn record(&mut self, key: Key, dead: bool, pair: Encoded, previous: Option<Lazy>) {
-        let version = Version {
-            main: self.main,
-            sub: self.sub(),
-            dead,
-            pair,
-        };
-        self.store.insert(key.clone(), version.clone());
-        self.changes.push(Change {
-            key,
-            version,
-            previous,
-        });
     }
 
     pub fn finish(self) -> Vec<Change> {

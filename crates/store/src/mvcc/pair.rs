@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prost::bytes::BufMut;
 use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
 
 use crate::wire::Encoded;
@@ -42,35 +43,38 @@ impl View<'_> {
             + numbers.iter().map(|(_, n)| number(*n)).sum::<usize>()
             + bytes(self.value)
             + number(self.lease);
-        let mut out = Vec::with_capacity(length);
-        put_bytes(&mut out, 0x0a, self.key);
-        for (tag, n) in numbers {
-            put_number(&mut out, tag, n);
+        // Where it stays, without a copy on the way.
+        let mut pair: Arc<[u8]> = std::iter::repeat_n(0, length).collect();
+        if let Some(mut out) = Arc::get_mut(&mut pair) {
+            put_bytes(&mut out, 0x0a, self.key);
+            for (tag, n) in numbers {
+                put_number(&mut out, tag, n);
+            }
+            put_bytes(&mut out, 0x2a, self.value);
+            put_number(&mut out, 0x30, self.lease);
         }
-        put_bytes(&mut out, 0x2a, self.value);
-        put_number(&mut out, 0x30, self.lease);
-        Encoded(Arc::from(out))
+        Encoded(pair)
     }
 }
 
-fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
+fn put_bytes(out: &mut impl BufMut, tag: u8, bytes: &[u8]) {
     if !bytes.is_empty() {
-        out.push(tag);
+        out.put_u8(tag);
         encode_varint(bytes.len() as u64, out);
-        out.extend_from_slice(bytes);
+        out.put_slice(bytes);
     }
 }
 
-fn put_number(out: &mut Vec<u8>, tag: u8, number: i64) {
+fn put_number(out: &mut impl BufMut, tag: u8, number: i64) {
     if number != 0 {
-        out.push(tag);
+        out.put_u8(tag);
         encode_varint(number.cast_unsigned(), out);
     }
 }
 
 /// Reads what [`View::encode`] wrote. Anything else ends the reading, with what was understood so far.
-pub fn view(pair: &Encoded) -> View<'_> {
-    let mut rest: &[u8] = &pair.0;
+pub fn view(pair: &[u8]) -> View<'_> {
+    let mut rest = pair;
     let mut out = View::default();
     while let [tag, tail @ ..] = rest {
         rest = tail;
@@ -131,7 +135,7 @@ mod tests {
                 lease: number,
             };
             assert_eq!(ours.encode(), Encoded::of(&pair));
-            assert_eq!(view(&Encoded::of(&pair)), ours);
+            assert_eq!(view(&Encoded::of(&pair).0), ours);
         }
     }
 }

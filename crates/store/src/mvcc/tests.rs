@@ -83,6 +83,20 @@ fn the_hash_does_not_depend_on_when_space_is_reclaimed() {
     assert_eq!(store.hash(store.revision()), before);
 }
 
+fn loaded(page: Vec<(Key, Vec<Unread>)>, revision: i64) -> Store {
+    let mut loading = Loading::new(revision, -1, None);
+    for version in page.into_iter().flat_map(|(_, versions)| versions) {
+        let version = version.read();
+        assert!(loading.take(Loaded {
+            main: version.main,
+            sub: version.sub,
+            dead: version.dead,
+            pair: &version.pair.0,
+        }));
+    }
+    loading.done().0
+}
+
 #[test]
 fn a_page_holds_what_there_was() {
     let mut store = Store::default();
@@ -94,13 +108,7 @@ fn a_page_holds_what_there_was() {
     let counts: Vec<_> = page.iter().map(|(k, v)| (k[0], v.len())).collect();
     assert_eq!(counts, [(b'a', 1), (b'b', 1), (b'c', 0)]);
 
-    let mut copy = Store::at(then, -1);
-    for (key, versions) in page {
-        for version in versions {
-            copy.load(key.clone(), version.read());
-        }
-    }
-    copy.loaded();
+    let copy = loaded(page, then);
     assert_eq!(values(&copy, then), values(&store, then));
     assert_eq!(copy.hash(then), store.hash(then));
 }

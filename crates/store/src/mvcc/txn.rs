@@ -157,7 +157,7 @@ pub fn put(
     } else {
         None
     };
-    let previous = previous.as_ref().map(view).unwrap_or_default();
+    let previous = previous.as_ref().map(|pair| view(pair)).unwrap_or_default();
     let value = if request.ignore_value {
         previous.value
     } else {

@@ -21,6 +21,9 @@ use crate::wal;
 
 /// Commands of one log entry, in bytes. More wait for the next.
 const BATCH: usize = 1 << 20;
+/// Entries of more bytes than this are read ahead of being applied, so many at most.
+const MUCH: usize = 4 << 20;
+const AHEAD: usize = 64;
 /// Entries and bytes that a slow follower may still fetch one by one.
 const KEEP_ENTRIES: u64 = 5000;
 const KEEP_BYTES: usize = 32 << 20;
@@ -431,33 +434,55 @@ impl Core {
         let Some(last) = entries.last().map(|e| e.index) else {
             return;
         };
-        for entry in entries {
-            let at = (entry.index, entry.term);
-            match entry.get_entry_type() {
-                EntryType::EntryNormal => self.apply_normal(&entry, actions, now),
-                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-                    self.apply_change(&entry, actions);
+        let bytes: usize = entries.iter().map(|entry| entry.data.len()).sum();
+        if bytes > MUCH {
+            // After a restart, mostly: another processor can read ahead.
+            std::thread::scope(|scope| {
+                let (ahead, read) = std::sync::mpsc::sync_channel(AHEAD);
+                scope.spawn(move || {
+                    for entry in entries {
+                        let batch = commands(&entry);
+                        if ahead.send((entry, batch)).is_err() {
+                            return;
+                        }
+                    }
+                });
+                for (entry, batch) in read {
+                    self.apply_one(&entry, batch, actions, now);
                 }
+            });
+        } else {
+            for entry in entries {
+                self.apply_one(&entry, commands(&entry), actions, now);
             }
-            let mut machine = self.machine.write();
-            (machine.applied, machine.applied_term) = at;
-            drop(machine);
-            self.raw.mut_store().applied = at;
         }
         self.raw.advance_apply_to(last);
     }
 
-    fn apply_normal(&mut self, entry: &Entry, actions: &mut Actions, now: Duration) {
-        if entry.data.is_empty() {
+    fn apply_one(
+        &mut self,
+        entry: &Entry,
+        batch: Option<Batch>,
+        actions: &mut Actions,
+        now: Duration,
+    ) {
+        let at = (entry.index, entry.term);
+        match entry.get_entry_type() {
+            EntryType::EntryNormal => self.apply_commands(batch.unwrap_or_default(), actions, now),
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                self.apply_change(entry, actions);
+            }
+        }
+        let mut machine = self.machine.write();
+        (machine.applied, machine.applied_term) = at;
+        drop(machine);
+        self.raw.mut_store().applied = at;
+    }
+
+    fn apply_commands(&mut self, batch: Batch, actions: &mut Actions, now: Duration) {
+        if batch.commands.is_empty() {
             return;
         }
-        let Ok(batch) = Batch::decode(&*entry.data) else {
-            tracing::error!(
-                index = entry.index,
-                "an entry of the log makes no sense and is ignored"
-            );
-            return;
-        };
         let mut machine = self.machine.write();
         for command in &batch.commands {
             let reply = machine.apply(command, now);
@@ -553,6 +578,22 @@ impl Core {
         }
         self.raw.raft.set_randomized_election_timeout(self.timeout);
     }
+}
+
+/// What an entry says is to be done.
+fn commands(entry: &Entry) -> Option<Batch> {
+    if entry.get_entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
+        return None;
+    }
+    let batch = Batch::decode(&*entry.data);
+    batch
+        .inspect_err(|error| {
+            tracing::error!(
+                index = entry.index,
+                "an entry of the log makes no sense and is ignored: {error}"
+            );
+        })
+        .ok()
 }
 
 /// Whether a message is so small and so urgent that it goes before others.

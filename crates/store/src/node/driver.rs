@@ -24,6 +24,12 @@ use crate::watch::Hub;
 
 type Answer = oneshot::Sender<Result<Reply, Error>>;
 
+/// Who waits for a proposal, and how long.
+struct Waiting {
+    answer: Answer,
+    until: Duration,
+}
+
 /// More proposals than this on their way means that the disk or the followers do not keep up.
 const QUEUE: usize = 5000;
 /// What one turn of the loop takes before it acts.
@@ -117,7 +123,8 @@ impl Node {
             .inbox
             .send(Input::Propose(id, command.encode_to_vec(), answer));
         let result = match sent {
-            Ok(()) => self.wait(reply).await,
+            // The driver ends the waiting.
+            Ok(()) => reply.await.unwrap_or(Err(error::STOPPED)),
             Err(_) => Err(error::STOPPED),
         };
         self.metrics
@@ -131,14 +138,6 @@ impl Node {
         result
     }
 
-    async fn wait(&self, reply: oneshot::Receiver<Result<Reply, Error>>) -> Result<Reply, Error> {
-        match tokio::time::timeout(self.timeout, reply).await {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(_)) => Err(error::STOPPED),
-            Err(_) => Err(error::TIMEOUT),
-        }
-    }
-
     pub async fn change(
         &self,
         mut context: MemberChange,
@@ -149,7 +148,7 @@ impl Node {
         self.inbox
             .send(Input::Change(context, change, answer))
             .map_err(|_| error::STOPPED)?;
-        self.wait(reply).await.map(|_| ())
+        reply.await.unwrap_or(Err(error::STOPPED)).map(|_| ())
     }
 
     /// Returns once a read sees whatever was acknowledged before.
@@ -230,7 +229,7 @@ struct Driver<T> {
     jobs: Sender<Job>,
     transport: T,
     disk: Arc<Disk>,
-    waiting: HashMap<u64, Answer>,
+    waiting: HashMap<u64, Waiting>,
     readers: HashMap<u64, oneshot::Sender<()>>,
     next_reader: u64,
     tick: Duration,
@@ -320,7 +319,7 @@ impl<T: Transport> Driver<T> {
                 // After a pause (a stopped process, a suspended machine) one tick counts, not the whole time.
                 next_tick = (next_tick + self.tick).max(now);
                 self.core.take(Event::Tick, self.node.now());
-                self.waiting.retain(|_, answer| !answer.is_closed());
+                self.end_waiting();
                 self.readers.retain(|_, ready| !ready.is_closed());
             }
             self.turn();
@@ -338,12 +337,12 @@ impl<T: Transport> Driver<T> {
                 if self.core.pending() >= QUEUE {
                     let _ = answer.send(Err(error::TOO_MANY_REQUESTS));
                 } else {
-                    self.waiting.insert(id, answer);
+                    self.wait(id, answer, now);
                     self.core.take(Event::Propose(command), now);
                 }
             }
             Input::Change(context, change, answer) => {
-                self.waiting.insert(context.request, answer);
+                self.wait(context.request, answer, now);
                 self.core.take(Event::Change(context, change), now);
             }
             Input::Read(ready) => {
@@ -369,6 +368,22 @@ impl<T: Transport> Driver<T> {
             Input::Stop => return true,
         }
         false
+    }
+
+    fn wait(&mut self, id: u64, answer: Answer, now: Duration) {
+        let until = now + self.node.timeout;
+        self.waiting.insert(id, Waiting { answer, until });
+    }
+
+    /// For those who waited long enough, or do not wait any more.
+    fn end_waiting(&mut self) {
+        let now = self.node.now();
+        let ended = self
+            .waiting
+            .extract_if(|_, waiting| waiting.until <= now || waiting.answer.is_closed());
+        for (_, waiting) in ended {
+            let _ = waiting.answer.send(Err(error::TIMEOUT));
+        }
     }
 
     fn turn(&mut self) {
@@ -417,8 +432,8 @@ impl<T: Transport> Driver<T> {
             self.node.hub.publish(actions.changes, actions.revision);
         }
         for (id, reply) in actions.replies {
-            if let Some(answer) = self.waiting.remove(&id) {
-                let _ = answer.send(reply);
+            if let Some(waiting) = self.waiting.remove(&id) {
+                let _ = waiting.answer.send(reply);
             }
         }
         for token in actions.reads {

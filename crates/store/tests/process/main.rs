@@ -68,7 +68,7 @@ async fn get(place: &Place, key: &str, end: &str) -> Option<BTreeMap<String, Str
     };
     let answer = kv(place).await?.range(request).await.ok()?.into_inner();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let pairs = answer.kvs.iter().map(view);
+    let pairs = answer.kvs.iter().map(|pair| view(pair));
     Some(
         pairs
             .map(|pair| (text(pair.key), text(pair.value)))

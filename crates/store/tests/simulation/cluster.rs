@@ -878,18 +878,20 @@ fn without_a_key(bytes: &[u8]) -> Vec<u8> {
         return bytes.to_vec();
     };
     let mut copy = checkpoint::read(&mut &bytes[..]).unwrap_or_default();
-    copy.kv = store::mvcc::Store::at(machine.kv.revision(), machine.kv.compact_revision());
-    for (key, versions) in machine
-        .kv
-        .page(None, machine.kv.revision(), usize::MAX)
-        .into_iter()
-        .skip(1)
-    {
-        for version in versions {
-            copy.kv.load(key.clone(), version.read());
-        }
+    let (revision, compacted) = (machine.kv.revision(), machine.kv.compact_revision());
+    let mut loading = store::mvcc::Loading::new(revision, compacted, None);
+    let page = machine.kv.page(None, revision, usize::MAX);
+    for version in page.into_iter().skip(1).flat_map(|(_, versions)| versions) {
+        let version = version.read();
+        let taken = loading.take(store::mvcc::Loaded {
+            main: version.main,
+            sub: version.sub,
+            dead: version.dead,
+            pair: &version.pair.0,
+        });
+        assert!(taken, "a checkpoint that was read has its keys in order");
     }
-    copy.kv.loaded();
+    (copy.kv, _) = loading.done();
     bytes_of(&Arc::new(RwLock::new(copy))).1
 }
 
