@@ -1,6 +1,7 @@
 //! What worked before an update has to work after it.
 //!
-//! When a release is about to be written, the daemon notes what works on this host ([`note`]). In
+//! When a release is about to be written, the daemon notes what works on this host and is started by its boots
+//! ([`note`]). In
 //! the boots that try this release, one unit for each [`Check`] waits until that works again, or
 //! fails; `boot-complete.target` requires them. On all other boots there is no note that concerns
 //! the running release, and nothing is asked of it: a cable that somebody pulled takes no host back
@@ -8,6 +9,7 @@
 
 pub mod generator;
 mod probe;
+mod starts;
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -51,12 +53,16 @@ struct Before {
 /// Before the release with this root hash is written.
 pub(crate) fn note(paths: &Paths, root_hash: Sha256) -> anyhow::Result<()> {
     let root = paths.root();
+    // What somebody started by hand is gone after every reboot, whichever release it boots.
+    let service = |name: &str| {
+        probe::runs(root, &format!("system.slice/{name}")) && starts::by_a_boot(root, name)
+    };
     let before = Before {
         root_hash: Some(root_hash),
         network: probe::has_way_out(root),
-        store: probe::runs(root, "system.slice/etcd.service"),
+        store: service("etcd.service"),
         machined: probe::runs_any(root, "machine.slice", "container-"),
-        docker: probe::runs(root, "system.slice/docker.service"),
+        docker: service("docker.service"),
     };
     let mut text = serde_json::to_vec(&before)?;
     text.push(b'\n');
