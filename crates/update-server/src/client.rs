@@ -414,33 +414,48 @@ impl Server {
         self.upload_all(&Upload::flatcar(files)?, channel, progress)
     }
 
+    /// What [`Self::upload`] would do, without doing any of it.
+    pub fn plan(&self, dir: &Path, channel: &Channel) -> Result<Publication> {
+        self.plan_all(&Upload::prepare(dir)?, channel)
+    }
+
+    /// What [`Self::upload_flatcar`] would do, without doing any of it.
+    pub fn plan_flatcar(&self, files: &FlatcarFiles, channel: &Channel) -> Result<Publication> {
+        self.plan_all(&Upload::flatcar(files)?, channel)
+    }
+
+    fn plan_all(&self, upload: &Upload, channel: &Channel) -> Result<Publication> {
+        let version = upload.version.clone();
+        let there = self
+            .releases()?
+            .into_iter()
+            .find(|release| release.version == version);
+        let uploaded = match there {
+            Some(release) if release.id == upload.id => false,
+            Some(_) => return Err(ClientError::OtherBuild { version }),
+            None => true,
+        };
+        let bytes = if uploaded { upload.total() } else { 0 };
+        Ok(Publication {
+            version,
+            id: upload.id,
+            channel: channel.clone(),
+            uploaded,
+            bytes,
+        })
+    }
+
     fn upload_all(
         &self,
         upload: &Upload,
         channel: &Channel,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Publication> {
-        let (version, id) = (upload.version.clone(), upload.id);
-        let there = self
-            .releases()?
-            .into_iter()
-            .find(|release| release.version == version);
-        let uploaded = match there {
-            Some(release) if release.id == id => false,
-            Some(_) => return Err(ClientError::OtherBuild { version }),
-            None => {
-                self.send_files(upload, progress)?;
-                true
-            }
-        };
-        let bytes = if uploaded { upload.total() } else { 0 };
-        Ok(Publication {
-            version,
-            id,
-            channel: channel.clone(),
-            uploaded,
-            bytes,
-        })
+        let publication = self.plan_all(upload, channel)?;
+        if publication.uploaded {
+            self.send_files(upload, progress)?;
+        }
+        Ok(publication)
     }
 
     fn send_files(&self, upload: &Upload, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {

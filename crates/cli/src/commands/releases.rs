@@ -73,6 +73,9 @@ pub struct PublishArgs {
     /// The channel whose hosts get it
     #[arg(long, default_value = "stable")]
     channel: Channel,
+    /// Say what would be done; nothing is made, signed or sent
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     server: ServerArg,
     /// The file with the server's admin token; without it the lab's
@@ -185,6 +188,11 @@ fn publish(args: &PublishArgs) -> Result<Exit> {
     }
     let release = find(&lab, args.version.as_deref())?;
     let url = args.server.url()?;
+    if args.dry_run {
+        let server = Server::new(&url, None).map_err(fleet::explain)?;
+        let plan = server.plan(&release.dir, &args.channel);
+        return foretell(args, &server, plan.map_err(fleet::explain)?);
+    }
     let token = args
         .token_file
         .clone()
@@ -230,6 +238,11 @@ fn publish_flatcar(args: &PublishArgs, lab: &Lab, payload: &Path) -> Result<Exit
         extensions: args.extension.clone(),
     };
     let url = args.server.url()?;
+    if args.dry_run {
+        let server = Server::new(&url, None).map_err(fleet::explain)?;
+        let plan = server.plan_flatcar(&files, &args.channel);
+        return foretell(args, &server, plan.map_err(fleet::explain)?);
+    }
     let token = args
         .token_file
         .clone()
@@ -262,6 +275,44 @@ fn tell(args: &PublishArgs, publication: &Publication) -> Result<Exit> {
         format!(
             "channel {} has release {} ({sent}); hosts take it when they ask next\n",
             it.channel, it.version
+        )
+    })?;
+    Ok(Exit::Ok)
+}
+
+#[derive(Serialize)]
+struct Foretold {
+    #[serde(flatten)]
+    publication: Publication,
+    before: Option<Version>,
+    dry_run: bool,
+}
+
+fn foretell(args: &PublishArgs, server: &Server, publication: Publication) -> Result<Exit> {
+    let channels = server.channels().map_err(fleet::explain)?;
+    let channel = channels.into_iter().find(|it| it.name == args.channel);
+    let foretold = Foretold {
+        publication,
+        before: channel.and_then(|channel| channel.version),
+        dry_run: true,
+    };
+    output::print(args.output.output, &foretold, |it| {
+        let before = it
+            .before
+            .as_ref()
+            .map_or("nothing".into(), Version::to_string);
+        let publication = &it.publication;
+        let sent = if publication.uploaded {
+            format!(
+                "{} to send, without deltas that are still to be made",
+                output::megabytes(publication.bytes)
+            )
+        } else {
+            "it is there already".into()
+        };
+        format!(
+            "channel {} would have release {} ({sent}); before: {before}\n",
+            publication.channel, publication.version
         )
     })?;
     Ok(Exit::Ok)

@@ -78,8 +78,6 @@ fn answer_all(db: &Db, mut queue: mpsc::Receiver<Ask>) {
 }
 
 fn read(db: &Db, ids: &[&str]) -> Result<records::KnownHosts, SqlError> {
-    if db.is_lost() {
-        db.reconnect()?;
-    }
+    db.revive()?;
     records::known(db, ids)
 }

@@ -168,9 +168,7 @@ impl Database {
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
             });
-            if reader.is_lost() {
-                reader.reconnect()?;
-            }
+            reader.revive()?;
             query(&reader)
         };
         match tokio::task::spawn_blocking(run).await {

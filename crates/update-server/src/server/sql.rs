@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::str::FromStr as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
@@ -184,6 +184,7 @@ pub(crate) struct Db {
     runtime: Handle,
     connection: RefCell<Connection>,
     lost: Cell<bool>,
+    used: Cell<Instant>,
     reopen: Reopen,
 }
 
@@ -201,6 +202,9 @@ impl Reopen {
         })
     }
 }
+
+/// A connection that was not used for so long is tried before it is relied on.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,6 +257,7 @@ impl Db {
             runtime: runtime.clone(),
             connection: RefCell::new(runtime.block_on(reopen.connect())?),
             lost: Cell::new(false),
+            used: Cell::new(Instant::now()),
             reopen,
         })
     }
@@ -267,6 +272,18 @@ impl Db {
         let new = self.runtime.block_on(self.reopen.connect())?;
         self.connection.replace(new);
         self.lost.set(false);
+        Ok(())
+    }
+
+    /// Makes sure, as far as that is possible, that what comes next finds a connection: a server that was restarted
+    /// meanwhile would be noticed only by what fails.
+    pub(crate) fn revive(&self) -> Result<(), SqlError> {
+        if self.is_shared() && self.used.get().elapsed() > IDLE {
+            let _ = self.batch("SELECT 1");
+        }
+        if self.is_lost() {
+            self.reconnect()?;
+        }
         Ok(())
     }
 
@@ -285,6 +302,7 @@ impl Db {
         if result.as_ref().is_err_and(is_loss) {
             self.lost.set(true);
         }
+        self.used.set(Instant::now());
         Ok(result?)
     }
 

@@ -258,6 +258,16 @@ fn two_servers_are_one() {
             }
         });
     }
+    // A restart while nothing is asked is noticed by nobody, whichever connection is next.
+    cluster.stop();
+    cluster.start();
+    std::thread::sleep(std::time::Duration::from_millis(1200));
+    for server in [&one, &two] {
+        for _ in 0..8 {
+            let (status, body) = server.request("GET", "/api/v1/hosts", &[], b"");
+            assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+        }
+    }
     assert!(Path::new(&lab.path("releases/2/usr.erofs.zst")).exists());
 }
 
