@@ -25,7 +25,7 @@ mod zstd;
 
 pub use error::DeltaError;
 pub use format::{Header, SEGMENT_SIZE, WINDOW_SIZE};
-pub use patch::Patch;
+pub use patch::{Ahead, Applied, Patch};
 
 /// The unit of everything: verity's block.
 pub const BLOCK: usize = 4096;

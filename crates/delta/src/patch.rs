@@ -1,6 +1,8 @@
 //! Applying a delta: a reader of the new image.
 
 use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::mpsc;
+use std::thread;
 
 use sha2::{Digest as _, Sha256};
 
@@ -66,13 +68,14 @@ impl<D: Read + Seek> Patch<D> {
             return Err(DeltaError::WrongSource { got, want });
         }
         Ok(Applied {
-            patch: self,
-            old,
+            maker: Maker {
+                patch: self,
+                old,
+                payload: Vec::new(),
+                scratch: Scratch::default(),
+            },
             next: 0,
-            ready: Vec::new(),
-            given: 0,
-            payload: Vec::new(),
-            scratch: Scratch::default(),
+            ready: Ready::default(),
         })
     }
 }
@@ -84,19 +87,16 @@ fn unexpected_end(source: io::Error) -> DeltaError {
     }
 }
 
-/// See [`Patch::apply`].
-pub struct Applied<D, O> {
+/// Makes segments. What it made is not checked yet.
+struct Maker<D, O> {
     patch: Patch<D>,
     old: O,
-    next: usize,
-    ready: Vec<u8>,
-    given: usize,
     payload: Vec<u8>,
     scratch: Scratch,
 }
 
-impl<D: Read + Seek, O: Read + Seek> Applied<D, O> {
-    fn make(&mut self, segment: usize) -> Result<(), DeltaError> {
+impl<D: Read + Seek, O: Read + Seek> Maker<D, O> {
+    fn make(&mut self, segment: usize, out: &mut Vec<u8>) -> Result<(), DeltaError> {
         let header = &self.patch.header;
         let entry = &self.patch.entries[segment];
         self.payload.resize(entry.len, 0);
@@ -111,47 +111,135 @@ impl<D: Read + Seek, O: Read + Seek> Applied<D, O> {
             window_size: header.window_size,
             old_size: header.old_size,
         };
-        self.ready.resize(limits.segment_len, 0);
-        decode(
-            &self.payload,
-            &limits,
-            &mut self.old,
-            &mut self.scratch,
-            &mut self.ready,
-        )
-        .map_err(|e| match e {
+        out.resize(limits.segment_len, 0);
+        let old = &mut self.old;
+        decode(&self.payload, &limits, old, &mut self.scratch, out).map_err(|e| match e {
             DeltaError::Damaged(what) | DeltaError::Zstd(what) => {
                 DeltaError::Segment { segment, what }
             }
             e => e,
-        })?;
-        if Sha256::digest(&self.ready)[..] != entry.result {
-            return Err(DeltaError::WrongResult(segment));
-        }
-        Ok(())
+        })
+    }
+}
+
+fn check(segment: usize, made: &[u8], result: &[u8; 32]) -> Result<(), DeltaError> {
+    match Sha256::digest(made)[..] == *result {
+        true => Ok(()),
+        false => Err(DeltaError::WrongResult(segment)),
+    }
+}
+
+/// A segment, and how much of it was handed out.
+#[derive(Default)]
+struct Ready {
+    bytes: Vec<u8>,
+    given: usize,
+}
+
+impl Ready {
+    fn is_empty(&self) -> bool {
+        self.given == self.bytes.len()
+    }
+
+    fn give(&mut self, buffer: &mut [u8]) -> usize {
+        let rest = &self.bytes[self.given..];
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        self.given += len;
+        len
+    }
+}
+
+/// See [`Patch::apply`].
+pub struct Applied<D, O> {
+    maker: Maker<D, O>,
+    next: usize,
+    ready: Ready,
+}
+
+impl<D, O> Applied<D, O>
+where
+    D: Read + Seek + Send + 'static,
+    O: Read + Seek + Send + 'static,
+{
+    /// Makes the segments on a thread of their own, while those before are being written. That costs two more of
+    /// them in memory.
+    pub fn ahead(mut self) -> io::Result<Ahead> {
+        let entries = &self.maker.patch.entries;
+        let results: Vec<[u8; 32]> = entries.iter().map(|entry| entry.result).collect();
+        let segments = self.next..results.len();
+        let (send, made) = mpsc::sync_channel(1);
+        let (back, used) = mpsc::channel::<Vec<u8>>();
+        let make = move || {
+            for segment in segments {
+                let mut out = used.try_recv().unwrap_or_default();
+                let made = self.maker.make(segment, &mut out).map(|()| out);
+                let failed = made.is_err();
+                if send.send(made).is_err() || failed {
+                    return;
+                }
+            }
+        };
+        let next = self.next;
+        let ready = std::mem::take(&mut self.ready);
+        thread::Builder::new().name("segments".into()).spawn(make)?;
+        Ok(Ahead {
+            made,
+            back,
+            results,
+            next,
+            ready,
+        })
     }
 }
 
 impl<D: Read + Seek, O: Read + Seek> Read for Applied<D, O> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.given == self.ready.len() {
-            if self.next == self.patch.entries.len() {
+        if self.ready.is_empty() {
+            let Some(entry) = self.maker.patch.entries.get(self.next) else {
                 // Whoever reads may keep us while it does something else that needs memory.
-                self.ready = Vec::new();
-                self.given = 0;
-                self.payload = Vec::new();
-                self.scratch = Scratch::default();
+                self.ready = Ready::default();
+                self.maker.payload = Vec::new();
+                self.maker.scratch = Scratch::default();
                 return Ok(0);
-            }
-            self.given = 0;
-            self.ready.clear();
-            self.make(self.next)?;
+            };
+            let result = entry.result;
+            let mut bytes = std::mem::take(&mut self.ready).bytes;
+            self.maker.make(self.next, &mut bytes)?;
+            check(self.next, &bytes, &result)?;
+            self.ready.bytes = bytes;
             self.next += 1;
         }
-        let rest = &self.ready[self.given..];
-        let len = rest.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&rest[..len]);
-        self.given += len;
-        Ok(len)
+        Ok(self.ready.give(buffer))
+    }
+}
+
+/// See [`Applied::ahead`].
+pub struct Ahead {
+    made: mpsc::Receiver<Result<Vec<u8>, DeltaError>>,
+    /// Segments that were handed out, to be filled again.
+    back: mpsc::Sender<Vec<u8>>,
+    results: Vec<[u8; 32]>,
+    next: usize,
+    ready: Ready,
+}
+
+impl Read for Ahead {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.ready.is_empty() {
+            let used = std::mem::take(&mut self.ready).bytes;
+            let Some(result) = self.results.get(self.next) else {
+                return Ok(0);
+            };
+            if !used.is_empty() {
+                let _ = self.back.send(used);
+            }
+            let gone = |_| io::Error::other("the thread that makes the segments is gone");
+            let bytes = self.made.recv().map_err(gone)??;
+            check(self.next, &bytes, result)?;
+            self.ready.bytes = bytes;
+            self.next += 1;
+        }
+        Ok(self.ready.give(buffer))
     }
 }

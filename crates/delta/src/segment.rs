@@ -149,17 +149,25 @@ pub(crate) fn read_windows(
     old: &mut (impl Read + Seek + ?Sized),
     out: &mut Vec<u8>,
 ) -> Result<(), DeltaError> {
-    out.clear();
-    // Growing step by step would end at up to twice of it.
-    let blocks: usize = windows.iter().map(|window| window.blocks).sum();
-    out.reserve_exact(blocks * BLOCK);
-    for window in windows {
+    let range = |window: &Stretch| {
         let start = window.from * BLOCK as u64;
         let end = (start + (window.blocks * BLOCK) as u64).min(old_size);
-        let len = usize::try_from(end.saturating_sub(start)).unwrap_or(0);
-        let at = out.len();
-        out.resize(at + len, 0);
-        read_at(old, start, &mut out[at..]).map_err(error::io("read the old image"))?;
+        (
+            start,
+            usize::try_from(end.saturating_sub(start)).unwrap_or(0),
+        )
+    };
+    let size: usize = windows.iter().map(|window| range(window).1).sum();
+    // Growing step by step would end at up to twice of it. What is there is overwritten anyway.
+    out.truncate(size);
+    out.reserve_exact(size - out.len());
+    out.resize(size, 0);
+    let mut rest = out.as_mut_slice();
+    for window in windows {
+        let (start, len) = range(window);
+        let (head, tail) = rest.split_at_mut(len);
+        read_at(old, start, head).map_err(error::io("read the old image"))?;
+        rest = tail;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt as _;
 
 /// Every transfer to a table or a directory is a multiple of this, because it is the largest
 /// piece that a disk promises not to tear.
@@ -44,6 +45,59 @@ impl<T: SyncIo + ?Sized> SyncIo for Box<T> {
 pub trait BlockIo: Read + Write + Seek + SyncIo {}
 
 impl<T: Read + Write + Seek + SyncIo + ?Sized> BlockIo for T {}
+
+/// A file with a place of its own in it, which duplicates of its descriptor and other threads do not move.
+#[derive(Debug)]
+pub struct Placed {
+    file: File,
+    pos: u64,
+}
+
+impl Placed {
+    pub fn new(file: File) -> Self {
+        Self { file, pos: 0 }
+    }
+}
+
+impl Read for Placed {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let done = self.file.read_at(buf, self.pos)?;
+        self.pos += done as u64;
+        Ok(done)
+    }
+}
+
+impl Write for Placed {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let done = self.file.write_at(buf, self.pos)?;
+        self.pos += done as u64;
+        Ok(done)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Placed {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let pos = match to {
+            SeekFrom::Start(pos) => Some(pos),
+            SeekFrom::Current(by) => self.pos.checked_add_signed(by),
+            // A device has a size only where one can seek to.
+            SeekFrom::End(_) => Some(self.file.seek(to)?),
+        };
+        self.pos = pos
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "seek before the start"))?;
+        Ok(self.pos)
+    }
+}
+
+impl SyncIo for Placed {
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()
+    }
+}
 
 /// A part of a device, as if it were a device of its own: partitions of an image without loop
 /// devices. Reads end at its end; a write across the end fails before it changes anything.
@@ -166,6 +220,25 @@ pub(crate) fn write_at(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn duplicates_do_not_move_each_other() {
+        let file = tempfile::tempfile().unwrap();
+        let mut one = Placed::new(file.try_clone().unwrap());
+        let mut two = Placed::new(file);
+        one.write_all(b"0123456789").unwrap();
+        two.write_all(b"ab").unwrap();
+        let mut rest = String::new();
+        two.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "23456789");
+        assert_eq!(one.seek(SeekFrom::End(-1)).unwrap(), 9);
+        assert_eq!(two.seek(SeekFrom::Start(1)).unwrap(), 1);
+        one.write_all(b"!?").unwrap();
+        rest.clear();
+        two.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "b2345678!?");
+        assert!(two.seek(SeekFrom::Current(-100)).is_err());
+    }
 
     #[test]
     fn a_window_stays_inside() {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use disk::esp::{Entry, Esp};
 use disk::gpt::{ESP, Table};
-use disk::io::Window;
+use disk::io::{Placed, Window};
 use disk::sysfs;
 use disk::verity::RootHash;
 use host::{running, under};
@@ -176,16 +176,20 @@ impl Disk {
         disk.is_some_and(|disk| is_held(root, disk, label))
     }
 
-    pub(crate) fn window(&self, label: &str) -> anyhow::Result<Window<File>> {
+    pub(crate) fn window(&self, label: &str) -> anyhow::Result<Window<Placed>> {
         let part = self.table.partition(label)?;
         let file = self
             .file
             .try_clone()
             .context("cannot duplicate the disk's descriptor")?;
-        Ok(Window::new(file, part.start_bytes, part.size_bytes))
+        Ok(Window::new(
+            Placed::new(file),
+            part.start_bytes,
+            part.size_bytes,
+        ))
     }
 
-    pub(crate) fn whole(&self) -> anyhow::Result<Window<File>> {
+    pub(crate) fn whole(&self) -> anyhow::Result<Window<Placed>> {
         let mut file = self
             .file
             .try_clone()
@@ -193,10 +197,10 @@ impl Disk {
         let size = file
             .seek(SeekFrom::End(0))
             .context("cannot measure the disk")?;
-        Ok(Window::new(file, 0, size))
+        Ok(Window::new(Placed::new(file), 0, size))
     }
 
-    pub(crate) fn esp(&self) -> anyhow::Result<Esp<Window<File>>> {
+    pub(crate) fn esp(&self) -> anyhow::Result<Esp<Window<Placed>>> {
         Ok(Esp::open(self.window(ESP)?)?)
     }
 

@@ -61,6 +61,9 @@ pub struct PatchArgs {
     new: PathBuf,
 }
 
+/// How often applying and plain writing are measured.
+const ROUNDS: usize = 3;
+
 /// One way, and what it costs.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
@@ -93,19 +96,24 @@ struct Segments {
     copied_bytes: u64,
 }
 
+/// What is written at once, as by the host's writer.
+const WRITE: usize = 1 << 20;
+
 pub fn patch(args: &PatchArgs) -> Result<Exit> {
     let open =
         |path: &Path| File::open(path).with_context(|| format!("cannot read {}", path.display()));
     let patch = Patch::open(open(&args.delta)?)
         .with_context(|| format!("{} cannot be applied", args.delta.display()))?;
-    let mut reader = patch.apply(open(&args.old)?)?;
+    let mut reader = patch.apply(open(&args.old)?)?.ahead()?;
     let mut name = args.new.clone().into_os_string();
     name.push(".part");
     let part = PathBuf::from(name);
     let mut write = || -> Result<u64> {
-        let mut file =
+        let file =
             File::create(&part).with_context(|| format!("cannot create {}", part.display()))?;
+        let mut file = io::BufWriter::with_capacity(WRITE, file);
         let written = io::copy(&mut reader, &mut file)?;
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
         fs::rename(&part, &args.new)?;
         Ok(written)
@@ -203,21 +211,37 @@ fn measure_all(args: &DeltaArgs, old: &Path, new: &Path, work: &Path) -> Result<
     };
     step.done(&output::megabytes(made.size));
     let out = work.join("usr.out");
-    let apply = measured(
-        Command::new(std::env::current_exe()?)
-            .args(["release", "patch"])
-            .args([&old_usr, &delta, &out]),
-    )?;
-    ensure!(
-        tree_of(&out)?.root == new_tree.root,
-        "the applied delta is not the new image"
-    );
+    // In turn, as the disk has other work at times.
+    let step = Step::begin("apply it, and write the image plainly");
+    let (mut applied, mut plain) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let this = std::env::current_exe()?;
+        let mut patch = Command::new(this);
+        applied.push(measured(
+            patch
+                .args(["release", "patch"])
+                .args([&old_usr, &delta, &out]),
+        )?);
+        ensure!(
+            tree_of(&out)?.root == new_tree.root,
+            "the applied delta is not the new image"
+        );
+        plain.push(peers::plain_write(&new_usr, &out)?);
+    }
+    let (apply, plain) = (Measured::median(applied), Measured::median(plain));
+    step.done(&format!(
+        "{:.2} times as long",
+        apply.seconds / plain.seconds
+    ));
     rows.push(Row {
         way: "delta".into(),
         download_bytes: Some(made.size),
         make: Some(make),
         apply: Some(apply),
-        note: None,
+        note: Some(format!(
+            "{:.2} times the plain write",
+            apply.seconds / plain.seconds
+        )),
     });
 
     let uki_delta = work.join("uki.delta");
@@ -269,7 +293,7 @@ fn measure_all(args: &DeltaArgs, old: &Path, new: &Path, work: &Path) -> Result<
         way: "plain write of the image".into(),
         download_bytes: Some(new_bytes),
         make: None,
-        apply: Some(peers::plain_write(&new_usr, &out)?),
+        apply: Some(plain),
         note: None,
     });
     if args.peers {

@@ -4,14 +4,14 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
 use axum::body::Body;
+use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt as _, StreamExt as _};
 use http::Response;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
@@ -26,8 +26,6 @@ pub(super) struct Streams(Arc<Mutex<Vec<Stream>>>);
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        // One that panics is no reason to end the others.
-        let stream = AssertUnwindSafe(stream).catch_unwind().map(drop);
         self.0.lock().push(Box::pin(stream));
     }
 }
@@ -89,17 +87,6 @@ mod tests {
             again.1.await.expect("it runs")
         };
         assert_eq!(streams.run(connection).await, 2);
-    }
-
-    #[tokio::test]
-    async fn one_that_panics_leaves_the_others_alone() {
-        let streams = Streams::default();
-        let (done, wait) = oneshot::channel();
-        streams.execute(async { panic!("as it was told") });
-        streams.execute(async move {
-            let _ = done.send(());
-        });
-        streams.run(wait).await.expect("the other one ran");
     }
 
     #[tokio::test]

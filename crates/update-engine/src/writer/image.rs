@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use delta::Patch;
 use delta::reuse::{BlockIndex, Have};
 use disk::esp::EspFile;
-use disk::io::Window;
+use disk::io::{Placed, Window};
 use disk::verity::{self, BLOCK_SIZE, Levels, RootHash, Superblock};
 use release::Sha256;
 
@@ -41,7 +41,10 @@ impl Image {
     pub(super) fn reader(self, disk: &Disk) -> Result<Box<dyn Read>, WriterError> {
         Ok(match self {
             Self::Whole(file) => Box::new(decompress(file)?),
-            Self::Delta(patch) => Box::new(patch.apply(running(disk)?).map_err(way_closed)?),
+            Self::Delta(patch) => {
+                let applied = patch.apply(running(disk)?).map_err(way_closed)?;
+                Box::new(applied.ahead().context("cannot start a thread")?)
+            }
             Self::Blocks { index, fetched } => {
                 Box::new(index.rebuild(have(disk)?, running(disk)?, fetched))
             }
@@ -91,7 +94,7 @@ fn decompress(file: File) -> anyhow::Result<impl Read> {
     Ok(decoder)
 }
 
-fn running(disk: &Disk) -> anyhow::Result<Window<File>> {
+fn running(disk: &Disk) -> anyhow::Result<Window<Placed>> {
     disk.window(to_disk(disk.booted).data_label())
 }
 
@@ -123,7 +126,7 @@ pub(super) fn have(disk: &Disk) -> anyhow::Result<Have> {
     Ok(Have::new(&hashes))
 }
 
-fn running_uki(disk: &Disk) -> anyhow::Result<EspFile<Window<File>>> {
+fn running_uki(disk: &Disk) -> anyhow::Result<EspFile<Window<Placed>>> {
     let slot = to_disk(disk.booted);
     let entry = disk.entry(disk.booted)?;
     let entry = entry.with_context(|| format!("slot {slot} has no boot entry"))?;

@@ -1,10 +1,9 @@
 //! From a checked payload to a bootable slot: what `disk::stage` needs from us.
 
-use std::fs::File;
 use std::io;
 
 use disk::gpt::ESP;
-use disk::io::{Window, drop_cache};
+use disk::io::{Placed, Window, drop_cache};
 use disk::stage::{Device, Devices, StageError, StagePlan, Step, stage};
 use disk::verity::RootHash;
 use release::Slot;
@@ -77,9 +76,9 @@ struct Partitions<'a> {
 }
 
 impl Devices for Partitions<'_> {
-    type Io = Window<File>;
+    type Io = Window<Placed>;
 
-    fn open(&mut self, device: Device) -> io::Result<Window<File>> {
+    fn open(&mut self, device: Device) -> io::Result<Window<Placed>> {
         drop_cache(self.disk.file())?;
         let slot = to_disk(self.slot);
         let window = match device {

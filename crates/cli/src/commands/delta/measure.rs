@@ -1,5 +1,6 @@
 //! Time and memory of child processes.
 
+use std::io::Read as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,18 @@ pub struct Measured {
     pub seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_bytes: Option<u64>,
+}
+
+impl Measured {
+    /// Of the times; of the memory the most. There is at least one.
+    pub(super) fn median(mut all: Vec<Self>) -> Self {
+        all.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        let peak_bytes = all.iter().filter_map(|one| one.peak_bytes).max();
+        Self {
+            seconds: all.get(all.len() / 2).map_or(f64::NAN, |one| one.seconds),
+            peak_bytes,
+        }
+    }
 }
 
 /// The most memory that a process had so far.
@@ -32,15 +45,28 @@ pub(super) fn measured(command: &mut Command) -> Result<Measured> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
+        .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {name}"))?;
+    // Some talk a lot. It is of interest where they fail.
+    let said = child.stderr.take().map(|mut pipe| {
+        std::thread::spawn(move || {
+            let mut said = Vec::new();
+            let _ = pipe.read_to_end(&mut said);
+            said
+        })
+    });
     let mut peak_bytes = None;
     loop {
         peak_bytes = peak_bytes.max(peak_of(&child.id().to_string()));
         if let Some(status) = child.try_wait()? {
             if !status.success() {
-                bail!("{name} failed ({status})");
+                let said = said.and_then(|thread| thread.join().ok());
+                let said = said.unwrap_or_default();
+                let said = String::from_utf8_lossy(&said);
+                let lines: Vec<&str> = said.trim().lines().collect();
+                let tail = &lines[lines.len().saturating_sub(10)..];
+                bail!("{name} failed ({status}): {}", tail.join("\n"));
             }
             return Ok(Measured {
                 seconds: begin.elapsed().as_secs_f64(),

@@ -294,11 +294,17 @@ fn ostree(repo: &Path) -> Command {
     command
 }
 
+/// What it prints does not belong into our report.
 fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
+    let output = command
+        .output()
         .with_context(|| format!("cannot start {}", command.get_program().display()))?;
-    ensure!(status.success(), "{command:?} failed: {status}");
+    ensure!(
+        output.status.success(),
+        "{command:?} failed: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     Ok(())
 }
 
