@@ -62,7 +62,7 @@ pub struct PatchArgs {
 }
 
 /// How often applying and plain writing are measured.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 /// One way, and what it costs.
 #[derive(Debug, Clone, Serialize)]

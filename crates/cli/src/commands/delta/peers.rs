@@ -14,13 +14,17 @@ use super::Row;
 use super::measure::{Measured, measured};
 use crate::progress::Step;
 
+/// To a new file that then takes the place of the old one, as a delta is applied.
 pub(super) fn plain_write(image: &Path, out: &Path) -> Result<Measured> {
-    measured(
+    let part = out.with_extension("part");
+    let written = measured(
         Command::new("dd")
             .arg(format!("if={}", image.display()))
-            .arg(format!("of={}", out.display()))
+            .arg(format!("of={}", part.display()))
             .args(["bs=1M", "conv=fsync", "status=none"]),
-    )
+    )?;
+    fs::rename(&part, out)?;
+    Ok(written)
 }
 
 fn is_there(program: &str) -> bool {
