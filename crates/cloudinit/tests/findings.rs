@@ -370,6 +370,13 @@ fn odd_but_usable() {
         "users:\n- groups: [sudo]\n",
         "3:3: warning: users[0]: a user without a name is skipped",
     );
+    // Also after a mistake elsewhere; but a bad name is one mistake, not two.
+    assert_eq!(
+        findings("hostname: [a]\nusers:\n- groups: [sudo]\n- name: [b]\n"),
+        "2:11: error: hostname: expected a single value, found a list\n\
+         4:3: warning: users[0]: a user without a name is skipped\n\
+         5:9: error: users[1].name: expected a single value, found a list"
+    );
     warning(
         "users:\n- name: a\n  groups: [docker]\n",
         "4:12: warning: users[0].groups: there is no group \"docker\"; it is created",

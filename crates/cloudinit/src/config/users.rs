@@ -2,7 +2,7 @@
 
 use super::Spanned;
 use super::reader::Reader;
-use crate::finding::Place;
+use crate::finding::{Finding, Place};
 use crate::yaml::{Node, Value};
 
 /// A login. `Debug` leaves the hash out: it must not reach a log.
@@ -95,6 +95,7 @@ pub(super) fn user(r: &mut Reader, node: &Node) -> Option<User> {
         return None;
     }
     let (mut name, mut lock) = (None, false);
+    let before = r.findings.len();
     let mut user = User::unnamed(r.place(node));
     r.fields(node, KEYS, |r, key, node| match key {
         "name" => name = r.spanned(node).filter(|name| account_name(r, name)),
@@ -130,8 +131,8 @@ pub(super) fn user(r: &mut Reader, node: &Node) -> Option<User> {
     match name {
         Some(name) => Some(User { name, ..user }),
         None => {
-            let explained = r.findings.last().is_some_and(|f| f.is_error());
-            if !explained {
+            // A bad name was said to be one.
+            if !r.findings[before..].iter().any(Finding::is_error) {
                 r.warning(node.pos, "a user without a name is skipped");
             }
             None
