@@ -448,9 +448,12 @@ impl Repository {
         self.write("timestamp.json", &seal(&timestamp, &[&key])?.to_bytes()?)
     }
 
+    /// In whole seconds: the specification's form of a time has no fractions.
     fn until(&self, now: Time, span: Span) -> Result<Time> {
-        now.checked_add(span)
-            .context("that is too far in the future")
+        let until = now
+            .checked_add(span)
+            .context("that is too far in the future")?;
+        Ok(Time::from_second(until.as_second())?)
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -1,8 +1,32 @@
 use super::*;
 use release::tuf::{Code, Trusted, TufError};
 
+/// Clocks have fractions of seconds, and metadata has none.
 fn now() -> Time {
-    "2026-11-25T00:00:00Z".parse().unwrap()
+    "2026-11-25T00:00:00.7762Z".parse().unwrap()
+}
+
+/// What python-tuf, which is none of ours, makes of the directory. `./orlop test` puts it into `.orlop/tools/python`;
+/// without it there is no judge, and this says so.
+fn judged(dir: &Path, first: &Path, target: &str) -> Option<String> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let tools = top.join(".orlop/tools/python");
+    if !tools.join("tuf").is_dir() {
+        eprintln!("python-tuf is not in {}: not judged", tools.display());
+        return None;
+    }
+    let cache = tempfile::tempdir().unwrap();
+    fs::create_dir(cache.path().join("targets")).unwrap();
+    let output = std::process::Command::new("python3")
+        .env("PYTHONPATH", tools)
+        .arg(top.join("tests/judge-tuf.py"))
+        .arg(format!("{}/", dir.join("repository").display()))
+        .args([first, cache.path(), Path::new(target), Path::new("")])
+        .output()
+        .unwrap();
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{problem}");
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// What a host with the first root makes of the directory.
@@ -103,6 +127,32 @@ fn hosts_follow_every_rotation() {
         followed(&dir, &first, later).unwrap_err().code(),
         Code::NoTarget
     );
+}
+
+/// By today's clock, which is the only one that it takes.
+#[test]
+fn python_tuf_follows_every_rotation_too() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("tuf");
+    let (stable, life, now) = (Channel::stable(), Lifetimes::default(), Time::now());
+    let it = Repository::init(&dir, std::slice::from_ref(&stable), life, now).unwrap();
+    let first = tmp.path().join("first.json");
+    fs::copy(it.root_file().unwrap(), &first).unwrap();
+    let target = "stable/1.manifest.dsse.json";
+    if let Some(verdict) = judged(&dir, &first, target) {
+        assert_eq!(verdict, "KeyError", "there is no release yet");
+        it.add(&stable, &release_dir(&tmp.path().join("release")), now)
+            .unwrap();
+        assert_eq!(judged(&dir, &first, target).unwrap(), "accepted");
+        for holder in ["online", "targets", "channel-stable", "root-1"] {
+            it.rotate(&holder.parse().unwrap(), now).unwrap();
+            assert_eq!(
+                judged(&dir, &first, target).unwrap(),
+                "accepted",
+                "{holder}"
+            );
+        }
+    }
 }
 
 /// The machine that renews timestamps has one key, and can do nothing else with it.
