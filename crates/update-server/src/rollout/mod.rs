@@ -183,7 +183,7 @@ impl std::fmt::Display for Hold {
             Self::Canary(group) => write!(f, "group {group} goes first"),
             Self::Wave { number } => write!(f, "its turn comes with wave {number}"),
             Self::Window { opens } => write!(f, "the update window opens at {opens}"),
-            Self::Cap { until } => write!(f, "enough hosts update now; more from {until}"),
+            Self::Cap { until } => write!(f, "enough hosts update now; more from {until:.0}"),
             Self::Paused => f.write_str("the rollout is paused"),
             Self::Halted => f.write_str("the rollout was halted"),
             Self::Superseded => f.write_str("the rollout is over"),

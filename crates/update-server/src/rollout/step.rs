@@ -160,7 +160,8 @@ fn halt(rollout: &mut Rollout, reason: String, now: Timestamp, actions: &mut Vec
     actions.push(Action::Tell(Note::Halted { reason }));
 }
 
-/// Other waves begin with the first of them; whoever has a turn keeps it.
+/// Other waves begin with the first of them; whoever has a turn keeps it. A canary that is new is waited for
+/// unless somebody was ahead of it already.
 fn replan(policy: &Policy, rollout: &mut Rollout, now: Timestamp) {
     let waves = policy.waves.len().max(1);
     if rollout.tallies.len() != waves {
@@ -174,11 +175,15 @@ fn replan(policy: &Policy, rollout: &mut Rollout, now: Timestamp) {
         }
     }
     rollout.wave = rollout.wave.min(waves - 1);
-    if policy.canary.is_none() && rollout.status == Status::AwaitingCanary {
-        rollout.status = Status::Active;
-    }
-    if rollout.status == Status::Complete {
-        rollout.status = Status::Active;
+    let waits = policy.canary.is_some() && rollout.total().granted == 0;
+    match &mut rollout.status {
+        Status::AwaitingCanary if policy.canary.is_none() => rollout.status = Status::Active,
+        Status::Active | Status::Complete if waits => rollout.status = Status::AwaitingCanary,
+        Status::Complete => rollout.status = Status::Active,
+        Status::Paused {
+            awaiting_canary, ..
+        } => *awaiting_canary = policy.canary.is_some() && (*awaiting_canary || waits),
+        _ => {}
     }
 }
 

@@ -381,6 +381,38 @@ fn a_pause_stops_the_clock_of_the_wave() {
 }
 
 #[test]
+fn a_canary_that_comes_late_is_waited_for_unless_somebody_was_given_it() {
+    let with = |canary: Option<&str>| Policy {
+        canary: canary.map(String::from),
+        ..Policy::default()
+    };
+    let mut group = Group::new(with(None), 10);
+    let waits = "group first goes first";
+    group.policy = with(Some("first"));
+    group.step(Event::Replan);
+    assert_eq!(group.asks(0), waits);
+    // The same in a pause, and back.
+    group.step(Event::Pause { by: "ann" });
+    group.policy = with(None);
+    group.step(Event::Replan);
+    group.step(Event::Resume);
+    assert_eq!(group.asks(0), "offer");
+
+    let mut group = Group::new(with(None), 10);
+    group.step(Event::Pause { by: "ann" });
+    group.policy = with(Some("first"));
+    group.step(Event::Replan);
+    group.step(Event::Resume);
+    assert_eq!(group.asks(0), waits);
+
+    let mut group = Group::new(with(None), 10);
+    group.all_ask();
+    group.policy = with(Some("first"));
+    group.step(Event::Replan);
+    assert_eq!(group.asks(0), "offer");
+}
+
+#[test]
 fn the_canary_goes_first() {
     let mut group = Group::new(
         Policy {
