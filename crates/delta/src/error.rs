@@ -23,6 +23,10 @@ pub enum DeltaError {
         "segment {0} does not come out as it should: the old image is not the one that the delta was made from"
     )]
     WrongResult(usize),
+    #[error(
+        "the segment at byte {0} of the new image does not come out again: did an image change meanwhile?"
+    )]
+    Unsound(u64),
     #[error("the block index is damaged: {0}")]
     Index(&'static str),
     #[error("block {0} is neither in the running image nor in what was downloaded")]

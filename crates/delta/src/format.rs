@@ -4,21 +4,27 @@
 //! ```text
 //! header  "orlopDLT"  version u16  0 u16  segment size u32  window size u32  segments u32
 //!         old size u64  new size u64  source [32]  target [32]  SHA-256 of the index [32]
-//! index   for each segment: payload length u32, SHA-256 of the payload, SHA-256 of the result
+//! index   for each segment: payload length u32, SHA-256 of the payload, XXH3-128 of the result
 //! ```
+//!
+//! A payload comes from the network, so its digest is one that nobody can forge. A result is made of it and of
+//! the old image here, and is judged by the root hash of all in the end; its digest only tells early, and
+//! by name, that the old image is not what it should be. That has to be quick: on the way to the disk it is
+//! most of the work (SHA-256 took more than all of the unpacking).
 //!
 //! `source` and `target` name the two images (by verity root hash, or by SHA-256 where there is
 //! none). They are for whoever chooses a delta; what comes out is judged by its own digest.
 
 use sha2::{Digest as _, Sha256};
+use twox_hash::XxHash3_128;
 
 use crate::bytes::Input;
 use crate::{BLOCK, DeltaError};
 
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 const MAGIC: &[u8; 8] = b"orlopDLT";
 pub(crate) const HEADER_LEN: usize = 136;
-pub(crate) const ENTRY_LEN: usize = 4 + 32 + 32;
+pub(crate) const ENTRY_LEN: usize = 4 + 32 + 16;
 
 /// Of the new image, described at a time.
 pub const SEGMENT_SIZE: usize = 4 << 20;
@@ -46,7 +52,14 @@ pub(crate) struct Entry {
     pub(crate) offset: u64,
     pub(crate) len: usize,
     pub(crate) payload: [u8; 32],
-    pub(crate) result: [u8; 32],
+    pub(crate) result: ResultDigest,
+}
+
+pub(crate) type ResultDigest = [u8; 16];
+
+/// In the canonical order of its bytes.
+pub(crate) fn result_digest(made: &[u8]) -> ResultDigest {
+    XxHash3_128::oneshot(made).to_be_bytes()
 }
 
 impl Header {

@@ -7,7 +7,9 @@ use std::thread;
 use sha2::{Digest as _, Sha256};
 
 use crate::bytes::read_at;
-use crate::format::{ENTRY_LEN, Entry, HEADER_LEN, Header, parse_index};
+use crate::format::{
+    ENTRY_LEN, Entry, HEADER_LEN, Header, ResultDigest, parse_index, result_digest,
+};
 use crate::segment::{Limits, Scratch, decode};
 use crate::{DeltaError, error};
 
@@ -122,8 +124,8 @@ impl<D: Read + Seek, O: Read + Seek> Maker<D, O> {
     }
 }
 
-fn check(segment: usize, made: &[u8], result: &[u8; 32]) -> Result<(), DeltaError> {
-    match Sha256::digest(made)[..] == *result {
+fn check(segment: usize, made: &[u8], result: &ResultDigest) -> Result<(), DeltaError> {
+    match result_digest(made) == *result {
         true => Ok(()),
         false => Err(DeltaError::WrongResult(segment)),
     }
@@ -162,13 +164,13 @@ where
     D: Read + Seek + Send + 'static,
     O: Read + Seek + Send + 'static,
 {
-    /// Makes the segments on a thread of their own, while those before are being written. That costs two more of
+    /// Makes the segments on a thread of their own, while the one before is being written. That costs one more of
     /// them in memory.
     pub fn ahead(mut self) -> io::Result<Ahead> {
         let entries = &self.maker.patch.entries;
-        let results: Vec<[u8; 32]> = entries.iter().map(|entry| entry.result).collect();
+        let results: Vec<ResultDigest> = entries.iter().map(|entry| entry.result).collect();
         let segments = self.next..results.len();
-        let (send, made) = mpsc::sync_channel(1);
+        let (send, made) = mpsc::sync_channel(0);
         let (back, used) = mpsc::channel::<Vec<u8>>();
         let make = move || {
             for segment in segments {
@@ -219,7 +221,7 @@ pub struct Ahead {
     made: mpsc::Receiver<Result<Vec<u8>, DeltaError>>,
     /// Segments that were handed out, to be filled again.
     back: mpsc::Sender<Vec<u8>>,
-    results: Vec<[u8; 32]>,
+    results: Vec<ResultDigest>,
     next: usize,
     ready: Ready,
 }

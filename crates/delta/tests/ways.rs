@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs::File;
-use std::io::{Cursor, Read as _, Write as _};
+use std::io::{self, Cursor, Read, Seek, SeekFrom, Write as _};
 
 use delta::make::{Made, Names, Options, make};
 use delta::reuse::{BlockIndex, Have};
@@ -133,6 +133,48 @@ fn a_delta_is_small_and_gives_the_new_image() {
     );
 }
 
+/// Counts what is read of it.
+struct Counted<T> {
+    inner: T,
+    read: usize,
+}
+
+impl<T: Read> Read for Counted<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.inner.read(buffer)?;
+        self.read += len;
+        Ok(len)
+    }
+}
+
+impl<T: Seek> Seek for Counted<T> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
+    }
+}
+
+#[test]
+fn only_what_is_needed_of_the_old_image_is_read() {
+    let old = noise(1, 200 * BLOCK);
+    // By bytes: no whole block is where it was, and none of it can be left out.
+    let new = old[1000..150 * BLOCK + 1000].to_vec();
+    let (delta, made) = delta_with(&old, &new, OPTIONS);
+    assert!(made.zstd > 0 && made.copied_bytes == 0, "{made:?}");
+    let mut counted = Counted {
+        inner: Cursor::new(&old),
+        read: 0,
+    };
+    let patch = Patch::open(Cursor::new(&delta)).unwrap();
+    let mut again = Vec::new();
+    let mut reader = patch.apply(&mut counted).unwrap();
+    reader.read_to_end(&mut again).unwrap();
+    assert!(again == new);
+    // Whole windows would be twice the image. Each segment ends in the middle of two granules of four blocks.
+    let segments = new.len().div_ceil(OPTIONS.segment_size);
+    let most = new.len() + segments * 8 * BLOCK;
+    assert!(counted.read <= most, "{} of {most}", counted.read);
+}
+
 #[test]
 fn any_pair_of_images_will_do() {
     let sizes = [0, 1, BLOCK - 1, BLOCK, 17 * BLOCK + 5, 60 * BLOCK];
@@ -198,7 +240,8 @@ fn payloads_with_good_digests_cannot_reach_outside() {
         [noise(1, 30 * BLOCK), noise(9, 3 * BLOCK)].concat(),
     );
     let (delta, made) = delta_with(&old, &new, OPTIONS);
-    let index = 136..136 + made.segments * 68;
+    const ENTRY: usize = 4 + 32 + 16;
+    let index = 136..136 + made.segments * ENTRY;
     let mut seed = 0u64;
     for round in 0..3000 {
         let mut bad = delta.clone();
@@ -208,7 +251,7 @@ fn payloads_with_good_digests_cannot_reach_outside() {
         let at = index.end + usize::try_from(seed >> 33).unwrap() % (bad.len() - index.end);
         bad[at] = seed.to_be_bytes()[0];
         let mut payload = index.end;
-        for entry in index.clone().step_by(68) {
+        for entry in index.clone().step_by(ENTRY) {
             let len = u32::from_le_bytes(bad[entry..entry + 4].try_into().unwrap());
             let end = payload + usize::try_from(len).unwrap();
             let digest = Sha256::digest(&bad[payload..end]);

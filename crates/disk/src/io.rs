@@ -1,8 +1,10 @@
 //! Block devices as this crate sees them: byte streams that can seek and can be made durable.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt as _;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 
 /// Every transfer to a table or a directory is a multiple of this, because it is the largest
 /// piece that a disk promises not to tear.
@@ -46,32 +48,104 @@ pub trait BlockIo: Read + Write + Seek + SyncIo {}
 
 impl<T: Read + Write + Seek + SyncIo + ?Sized> BlockIo for T {}
 
+/// Zeros at an address that direct transfers take.
+#[derive(Debug)]
+pub struct Aligned {
+    bytes: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Aligned {
+    /// Of memory and place in the file; no disk asks for more.
+    pub const ALIGNMENT: usize = 4096;
+
+    pub fn new(len: usize) -> Self {
+        let bytes = vec![0; len + Self::ALIGNMENT];
+        let start = bytes.as_ptr().align_offset(Self::ALIGNMENT);
+        Self { bytes, start, len }
+    }
+}
+
+impl Deref for Aligned {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.start..self.start + self.len]
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.start + self.len]
+    }
+}
+
 /// A file with a place of its own in it, which duplicates of its descriptor and other threads do not move.
 #[derive(Debug)]
 pub struct Placed {
     file: File,
     pos: u64,
+    direct: bool,
 }
 
 impl Placed {
     pub fn new(file: File) -> Self {
-        Self { file, pos: 0 }
+        Self {
+            file,
+            pos: 0,
+            direct: false,
+        }
+    }
+
+    /// The same file without the page cache in between (`O_DIRECT`): an image that is written once and read back once
+    /// takes no memory from what this machine is for, and what is read back is what the disk has. That is for
+    /// transfers of [`Aligned`] memory; the first that is not possible, and all after it, go by the cache.
+    pub fn direct(file: &File) -> io::Result<Self> {
+        let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+        let again = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        match again {
+            Ok(file) => Ok(Self {
+                file,
+                pos: 0,
+                direct: true,
+            }),
+            // Not every file system can.
+            Err(_) => Ok(Self::new(file.try_clone()?)),
+        }
+    }
+
+    fn transfer(
+        &mut self,
+        mut once: impl FnMut(&File, u64) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut done = once(&self.file, self.pos);
+        if self.direct && matches!(&done, Err(e) if e.kind() == io::ErrorKind::InvalidInput) {
+            use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+            let flags = fcntl_getfl(&self.file)?;
+            fcntl_setfl(&self.file, flags.difference(OFlags::DIRECT))?;
+            self.direct = false;
+            done = once(&self.file, self.pos);
+        }
+        let done = done?;
+        self.pos += done as u64;
+        Ok(done)
     }
 }
 
 impl Read for Placed {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let done = self.file.read_at(buf, self.pos)?;
-        self.pos += done as u64;
-        Ok(done)
+        self.transfer(|file, pos| file.read_at(buf, pos))
     }
 }
 
 impl Write for Placed {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let done = self.file.write_at(buf, self.pos)?;
-        self.pos += done as u64;
-        Ok(done)
+        self.transfer(|file, pos| file.write_at(buf, pos))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -195,6 +269,20 @@ pub fn drop_cache(file: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Reads until the buffer is full or the input ends.
+pub fn fill(input: &mut (impl Read + ?Sized), buffer: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < buffer.len() {
+        match input.read(&mut buffer[len..]) {
+            Ok(0) => break,
+            Ok(more) => len += more,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(len)
+}
+
 pub(crate) fn size_of(io: &mut (impl Seek + ?Sized)) -> io::Result<u64> {
     io.seek(SeekFrom::End(0))
 }
@@ -238,6 +326,30 @@ mod tests {
         two.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "b2345678!?");
         assert!(two.seek(SeekFrom::Current(-100)).is_err());
+    }
+
+    #[test]
+    fn directly_or_not_it_is_the_same_file() {
+        // Where the build is: a file system in memory may not know it.
+        let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let mut direct = Placed::direct(&file).unwrap();
+        let mut buffer = Aligned::new(3 * Aligned::ALIGNMENT);
+        assert!(buffer.as_ptr().cast::<[u8; 4096]>().addr() % 4096 == 0);
+        buffer.fill(7);
+        direct.write_all(&buffer).unwrap();
+        // An end that no disk takes alone, from memory that is not aligned.
+        direct.write_all(&buffer[1..100]).unwrap();
+        direct.sync().unwrap();
+        let mut all = Vec::new();
+        file.read_to_end(&mut all).unwrap();
+        assert_eq!(all, vec![7; 3 * Aligned::ALIGNMENT + 99]);
+
+        let mut direct = Placed::direct(&file).unwrap();
+        buffer.fill(0);
+        direct.read_exact(&mut buffer).unwrap();
+        let mut rest = Vec::new();
+        direct.read_to_end(&mut rest).unwrap();
+        assert!(buffer.iter().all(|byte| *byte == 7) && rest.len() == 99);
     }
 
     #[test]

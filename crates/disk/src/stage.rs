@@ -15,16 +15,14 @@
 use crate::Slot;
 use crate::esp::{Esp, EspError, FirstSector};
 use crate::gpt::{ESP, GptError, Table};
-use crate::io::{BlockIo, SyncIo, drop_cache, read_at, size_of, write_at};
+use crate::io::{Aligned, BlockIo, SyncIo, fill, read_at, size_of, write_at};
 use crate::verity::{BLOCK_SIZE, Hasher, Levels, RootHash, Tree, VerityError};
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::PathBuf;
 
 /// Written and read at a time; a multiple of every block size there is.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 4 << 20;
 
 /// What goes where. Its facts come from a verified manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,36 +60,12 @@ impl fmt::Display for Device {
 }
 
 /// Opens devices. Called again for reading back what was written and synced: the new handle must
-/// then not be served from a cache in front of the medium.
+/// then not be served from a cache in front of the medium. The data partition may be opened for direct
+/// transfers: it is written and read back in whole blocks, from [`Aligned`] memory.
 pub trait Devices {
     type Io: BlockIo;
 
     fn open(&mut self, device: Device) -> io::Result<Self::Io>;
-}
-
-/// Device nodes. Each time one is opened, the kernel is asked to forget its clean pages.
-#[derive(Clone, Debug)]
-pub struct DevicePaths {
-    pub data: PathBuf,
-    pub hash: PathBuf,
-    pub disk: PathBuf,
-    pub esp: PathBuf,
-}
-
-impl Devices for DevicePaths {
-    type Io = File;
-
-    fn open(&mut self, device: Device) -> io::Result<File> {
-        let path = match device {
-            Device::Data => &self.data,
-            Device::Hash => &self.hash,
-            Device::Disk => &self.disk,
-            Device::Esp => &self.esp,
-        };
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
-        drop_cache(&file)?;
-        Ok(file)
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,7 +248,7 @@ impl<D: Devices> Stage<'_, D> {
         let want = self.plan.usr_size;
         let mut data = self.open(Device::Data)?;
         let mut written = Checksum::default();
-        let mut buffer = vec![0; CHUNK];
+        let mut buffer = Aligned::new(CHUNK);
         let mut done = 0;
         while done < want {
             let rest = usize::try_from(want - done).unwrap_or(CHUNK).min(CHUNK);
@@ -310,7 +284,7 @@ impl<D: Devices> Stage<'_, D> {
         data.seek(SeekFrom::Start(0)).map_err(&failed)?;
         let mut hasher = Hasher::new();
         let mut read = Checksum::default();
-        let mut buffer = vec![0; CHUNK];
+        let mut buffer = Aligned::new(CHUNK);
         let mut done = 0;
         while done < total {
             let rest = usize::try_from(total - done).unwrap_or(CHUNK).min(CHUNK);
@@ -431,18 +405,4 @@ impl Checksum {
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15);
         }
     }
-}
-
-/// Reads until the buffer is full or the input ends.
-fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut len = 0;
-    while len < buffer.len() {
-        match input.read(&mut buffer[len..]) {
-            Ok(0) => break,
-            Ok(more) => len += more,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(len)
 }

@@ -177,16 +177,22 @@ impl Disk {
     }
 
     pub(crate) fn window(&self, label: &str) -> anyhow::Result<Window<Placed>> {
-        let part = self.table.partition(label)?;
         let file = self
             .file
             .try_clone()
             .context("cannot duplicate the disk's descriptor")?;
-        Ok(Window::new(
-            Placed::new(file),
-            part.start_bytes,
-            part.size_bytes,
-        ))
+        self.window_on(Placed::new(file), label)
+    }
+
+    /// For all of a large partition at once.
+    pub(crate) fn direct(&self, label: &str) -> anyhow::Result<Window<Placed>> {
+        let file = Placed::direct(&self.file).context("cannot open the disk again")?;
+        self.window_on(file, label)
+    }
+
+    fn window_on(&self, file: Placed, label: &str) -> anyhow::Result<Window<Placed>> {
+        let part = self.table.partition(label)?;
+        Ok(Window::new(file, part.start_bytes, part.size_bytes))
     }
 
     pub(crate) fn whole(&self) -> anyhow::Result<Window<Placed>> {

@@ -1,16 +1,17 @@
 //! One segment: copies first, then the smaller of zstd and bsdiff for what is left.
 
-use std::fs::File;
-
+use disk::io::Placed;
 use sha2::{Digest as _, Sha256};
 
 use super::index::{Index, digest};
 use crate::bytes::put_number;
-use crate::format::Header;
-use crate::segment::{BSDIFF, Copy, NOTHING, Plan, Stretch, ZSTD, read_windows};
+use crate::format::{Header, ResultDigest, result_digest};
+use crate::segment::{
+    BSDIFF, Copy, Limits, NOTHING, Plan, Scratch, Stretch, ZSTD, decode, read_windows,
+};
 use crate::{BLOCK, DeltaError, bsdiff, zstd};
 
-/// Of the old image, read for a bsdiff or not at all.
+/// Of the windows, read when the delta is applied or not at all.
 const GRANULE_BLOCKS: usize = 4;
 const GRANULE: usize = GRANULE_BLOCKS * BLOCK;
 
@@ -21,24 +22,57 @@ const WINDOW_LEVEL: i32 = 19;
 pub(crate) struct Encoded {
     pub(crate) payload: Vec<u8>,
     pub(crate) payload_digest: [u8; 32],
-    pub(crate) result_digest: [u8; 32],
+    pub(crate) result_digest: ResultDigest,
     pub(crate) method: u8,
     pub(crate) copied: usize,
 }
 
 /// Keeps its memory between segments.
-#[derive(Default)]
 pub(crate) struct Worker {
+    /// With a place of its own: the others read the same file.
+    old: Placed,
     window: Vec<u8>,
     suffixes: Vec<i32>,
+    scratch: Scratch,
 }
 
 impl Worker {
+    pub(crate) fn new(old: Placed) -> Self {
+        Self {
+            old,
+            window: Vec::new(),
+            suffixes: Vec::new(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// The smallest there is, of which the segment was made again already.
     pub(crate) fn encode(
         &mut self,
         header: &Header,
         index: &Index,
-        mut old: &File,
+        at: u64,
+        data: &[u8],
+    ) -> Result<Encoded, DeltaError> {
+        let encoded = self.smallest(header, index, at, data)?;
+        let limits = Limits {
+            segment_len: data.len(),
+            window_size: header.window_size,
+            old_size: header.old_size,
+        };
+        let mut again = vec![0; data.len()];
+        let (old, scratch) = (&mut self.old, &mut self.scratch);
+        decode(&encoded.payload, &limits, old, scratch, &mut again)?;
+        match again == data {
+            true => Ok(encoded),
+            false => Err(DeltaError::Unsound(at)),
+        }
+    }
+
+    fn smallest(
+        &mut self,
+        header: &Header,
+        index: &Index,
         at: u64,
         data: &[u8],
     ) -> Result<Encoded, DeltaError> {
@@ -57,14 +91,39 @@ impl Worker {
             return Ok(finish(&plan, NOTHING, &[], data, copied));
         }
         plan.windows = index.windows(&rest, at, header.window_size);
-        read_windows(&plan.windows, header.old_size, &mut old, &mut self.window)?;
-        let packed = zstd::compress(&rest, &self.window, WINDOW_LEVEL)?;
-        let by_zstd = finish(&plan, ZSTD, &packed, data, copied);
+        read_windows(
+            &plan.windows,
+            header.old_size,
+            &mut self.old,
+            &mut self.window,
+        )?;
+        let by_zstd = self.zstd(plan.clone(), &rest, data, copied)?;
         let by_bsdiff = self.bsdiff(plan, &rest, data, copied)?;
         Ok(match by_bsdiff.payload.len() < by_zstd.payload.len() {
             true => by_bsdiff,
             false => by_zstd,
         })
+    }
+
+    fn zstd(
+        &self,
+        mut plan: Plan,
+        rest: &[u8],
+        data: &[u8],
+        copied: usize,
+    ) -> Result<Encoded, DeltaError> {
+        let packed = zstd::compress(rest, &self.window, WINDOW_LEVEL)?;
+        let touched = touched(&packed, self.window.len(), rest.len())?;
+        plan.windows = only_touched(&plan.windows, &touched);
+        let granules = self.window.chunks(GRANULE).zip(&touched);
+        let window: Vec<u8> = granules
+            .filter(|(_, touched)| **touched)
+            .flat_map(|(granule, _)| granule)
+            .copied()
+            .collect();
+        // What was next to each other still is, so every match is still there, and nearer.
+        let packed = zstd::compress(rest, &window, WINDOW_LEVEL)?;
+        Ok(finish(&plan, ZSTD, &packed, data, copied))
     }
 
     fn bsdiff(
@@ -126,6 +185,28 @@ fn copies(index: &Index, data: &[u8]) -> Vec<Copy> {
     copies
 }
 
+/// Which granules of the window a frame takes something from. What is unpacked says it by itself, if the
+/// window holds the numbers of its granules; what is the same in whatever window is not from there.
+fn touched(packed: &[u8], window_len: usize, rest_len: usize) -> Result<Vec<bool>, DeltaError> {
+    let mut window = vec![0; window_len];
+    let mut with = |byte: &dyn Fn(usize) -> u8| -> Result<Vec<u8>, DeltaError> {
+        for (number, granule) in window.chunks_mut(GRANULE).enumerate() {
+            granule.fill(byte(number));
+        }
+        let mut out = vec![0; rest_len];
+        zstd::decompress(packed, &window, &mut out)?;
+        Ok(out)
+    };
+    let (zeros, ones) = (with(&|_| 0)?, with(&|_| 0xff)?);
+    let low = with(&|number| number.to_le_bytes()[0])?;
+    let high = with(&|number| number.to_le_bytes()[1])?;
+    let mut touched = vec![false; window_len.div_ceil(GRANULE)];
+    for i in (0..rest_len).filter(|i| zeros[*i] != ones[*i]) {
+        touched[usize::from(u16::from_le_bytes([low[i], high[i]]))] = true;
+    }
+    Ok(touched)
+}
+
 /// The windows without the granules (counted through all of them) that nobody reads.
 fn only_touched(windows: &[Stretch], touched: &[bool]) -> Vec<Stretch> {
     let mut out: Vec<Stretch> = Vec::new();
@@ -158,7 +239,7 @@ fn finish(plan: &Plan, method: u8, body: &[u8], data: &[u8], copied: usize) -> E
     payload.extend_from_slice(body);
     Encoded {
         payload_digest: Sha256::digest(&payload).into(),
-        result_digest: Sha256::digest(data).into(),
+        result_digest: result_digest(data),
         payload,
         method,
         copied,

@@ -11,6 +11,8 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use disk::io::Placed;
+
 use crate::format::{ENTRY_LEN, Entry, HEADER_LEN, Header, index_to_bytes};
 use crate::{DeltaError, SEGMENT_SIZE, WINDOW_SIZE, error};
 
@@ -92,7 +94,10 @@ pub fn make(
     });
     let lock = || sink.lock().unwrap_or_else(PoisonError::into_inner);
     let work = || -> Result<(), DeltaError> {
-        let mut worker = encode::Worker::default();
+        let file = old
+            .try_clone()
+            .map_err(error::io("open the old image again"))?;
+        let mut worker = encode::Worker::new(Placed::new(file));
         loop {
             let segment = next.fetch_add(1, Ordering::Relaxed);
             if segment >= header.segments() {
@@ -102,7 +107,7 @@ pub fn make(
             let at = segment as u64 * header.segment_size as u64;
             new.read_exact_at(&mut data, at)
                 .map_err(error::io("read the new image"))?;
-            let encoded = worker.encode(&header, &index, old, at, &data)?;
+            let encoded = worker.encode(&header, &index, at, &data)?;
             let described = {
                 let mut sink = lock();
                 sink.described += data.len() as u64;

@@ -82,7 +82,7 @@ impl Devices for Partitions<'_> {
         drop_cache(self.disk.file())?;
         let slot = to_disk(self.slot);
         let window = match device {
-            Device::Data => self.disk.window(slot.data_label()),
+            Device::Data => self.disk.direct(slot.data_label()),
             Device::Hash => self.disk.window(slot.verity_label()),
             Device::Esp => self.disk.window(ESP),
             Device::Disk => self.disk.whole(),

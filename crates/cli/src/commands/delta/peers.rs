@@ -14,14 +14,28 @@ use super::Row;
 use super::measure::{Measured, measured};
 use crate::progress::Step;
 
+/// How an image is written that is there already.
+#[derive(Clone, Copy)]
+pub(super) enum Plain {
+    /// As programs do.
+    Cached,
+    /// As a delta is applied.
+    Direct,
+}
+
 /// To a new file that then takes the place of the old one, as a delta is applied.
-pub(super) fn plain_write(image: &Path, out: &Path) -> Result<Measured> {
+pub(super) fn plain_write(image: &Path, out: &Path, how: Plain) -> Result<Measured> {
     let part = out.with_extension("part");
+    let how: &[&str] = match how {
+        Plain::Cached => &["bs=1M"],
+        Plain::Direct => &["bs=4M", "oflag=direct"],
+    };
     let written = measured(
         Command::new("dd")
             .arg(format!("if={}", image.display()))
             .arg(format!("of={}", part.display()))
-            .args(["bs=1M", "conv=fsync", "status=none"]),
+            .args(how)
+            .args(["conv=fsync", "status=none"]),
     )?;
     fs::rename(&part, out)?;
     Ok(written)
