@@ -14,7 +14,7 @@ use crate::fetch::{self, Fetched, Policy};
 use crate::repository::{Lifetimes, Repository};
 use crate::tools::Tools;
 use crate::tree::{Origin, Tree};
-use crate::{binaries, compose, cpio, diskimg, lists, modules, sbom, tools, uki};
+use crate::{binaries, compose, cpio, diskimg, extension, lists, modules, sbom, tools, uki};
 
 #[derive(Clone, Debug)]
 pub struct BuildOptions {
@@ -50,10 +50,30 @@ pub struct Summary {
     pub uki_bytes: u64,
     pub root_hash: String,
     pub packages: usize,
+    #[serde(default)]
+    pub extensions: Vec<ExtensionSummary>,
     pub kernel: String,
     /// Nothing had to be done.
     pub unchanged: bool,
     pub seconds: f64,
+}
+
+/// What an extension weighs.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct ExtensionSummary {
+    pub name: String,
+    pub bytes: u64,
+    pub download_bytes: u64,
+}
+
+impl ExtensionSummary {
+    fn of(extension: &release::Extension) -> Self {
+        Self {
+            name: extension.name.to_string(),
+            bytes: extension.size,
+            download_bytes: extension.payload.file.size,
+        }
+    }
 }
 
 /// Called with each step as it begins.
@@ -196,6 +216,30 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
     fs::write(dir.join("initrd.img"), &initrd)?;
     fs::write(dir.join("cmdline"), &cmdline)?;
 
+    let mut extensions = Vec::new();
+    let base_packages = packages.controls.len();
+    let mut controls = packages.controls;
+    for fetched in &fetched.extensions {
+        say(&format!("making the extension {}", fetched.name));
+        let release = extension::Release {
+            os: &os,
+            tools: &tools,
+            version: &version,
+            created,
+            base: &tree,
+            level: options.level,
+            dir,
+        };
+        let (made, more) = extension::build(&release, fetched)?;
+        extensions.push(made);
+        // Two extensions may need the same.
+        for control in more {
+            if controls.iter().all(|it| it.package != control.package) {
+                controls.push(control);
+            }
+        }
+    }
+
     say("compressing the download");
     compress(&erofs, dir, &hashes, options.level)?;
 
@@ -204,7 +248,7 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
         version: &version,
         created: &crate::inputs::rfc3339(created),
         tree: &tree,
-        packages: &packages.controls,
+        packages: &controls,
         crates: &sbom::crates_of_lock(&fs::read_to_string(options.repo.join("Cargo.lock"))?),
     });
     fs::write(
@@ -231,6 +275,7 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
         uki: published(dir, "uki.efi")?,
         kernel: Some(kernel_part),
         deltas: Vec::new(),
+        extensions,
         sbom: Some(published(dir, "sbom.spdx.json")?),
     };
     fs::write(
@@ -250,7 +295,12 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
         download_bytes: manifest.download_size(),
         uki_bytes: manifest.uki.size,
         root_hash: root_hash.to_string(),
-        packages: packages.controls.len(),
+        packages: base_packages,
+        extensions: manifest
+            .extensions
+            .iter()
+            .map(ExtensionSummary::of)
+            .collect(),
         kernel,
         unchanged: false,
         seconds: start.elapsed().as_secs_f64(),

@@ -147,5 +147,13 @@ pub fn print_summary(s: &Summary) {
         s.packages,
         s.kernel
     );
+    for extension in &s.extensions {
+        println!(
+            "  extension {} {:.1} MB, download {:.1} MB",
+            extension.name,
+            mb(extension.bytes),
+            mb(extension.download_bytes)
+        );
+    }
     println!("  root hash {}", s.root_hash);
 }

@@ -152,6 +152,7 @@ mod tests {
             uki: crate::build::published(dir, "uki.efi").unwrap(),
             kernel: None,
             deltas: Vec::new(),
+            extensions: Vec::new(),
             sbom: None,
         };
         let envelope = Envelope::sign(&manifest, key).unwrap();
@@ -198,6 +199,7 @@ mod tests {
         assert_eq!(
             Manifest {
                 deltas: Vec::new(),
+                extensions: Vec::new(),
                 ..(*verified).clone()
             },
             before

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use release::ExtensionName;
+
 use crate::apt::{Apt, Mirror};
-use crate::lists;
 use crate::lock::{self, Locked};
+use crate::{extension, lists};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
@@ -24,6 +26,20 @@ pub struct Fetched {
     pub image_lock: Vec<Locked>,
     /// Names the unpacked tools tree.
     pub tools_digest: String,
+    pub extensions: Vec<Extension>,
+}
+
+/// What an extension has beyond the base.
+pub struct Extension {
+    pub name: ExtensionName,
+    pub packages: Vec<PathBuf>,
+}
+
+/// Packages that are there already, with what they were chosen for.
+#[derive(Default)]
+struct Base {
+    names: Vec<String>,
+    locked: Vec<Locked>,
 }
 
 pub fn fetch(os: &Path, cache: &Path, policy: Policy, say: &dyn Fn(&str)) -> Result<Fetched> {
@@ -39,8 +55,18 @@ pub fn fetch(os: &Path, cache: &Path, policy: Policy, say: &dyn Fn(&str)) -> Res
         policy,
         say,
     };
-    let (image, image_lock) = session.set("packages", "packages.lock")?;
-    let (tools, tools_lock) = session.set("tools", "tools.lock")?;
+    let none = Base::default();
+    let (image, image_lock) = session.set("packages", &none)?;
+    let (tools, tools_lock) = session.set("tools", &none)?;
+    let base = Base {
+        names: session.names("packages")?,
+        locked: image_lock.clone(),
+    };
+    let mut extensions = Vec::new();
+    for name in extension::names(os)? {
+        let (packages, _) = session.set(&format!("extensions/{name}/packages"), &base)?;
+        extensions.push(Extension { name, packages });
+    }
     let text: String = tools_lock.iter().map(|l| l.sha256.as_str()).collect();
     let tools_digest = release::Sha256::of(text).short();
     Ok(Fetched {
@@ -48,6 +74,7 @@ pub fn fetch(os: &Path, cache: &Path, policy: Policy, say: &dyn Fn(&str)) -> Res
         tools,
         image_lock,
         tools_digest,
+        extensions,
     })
 }
 
@@ -60,12 +87,16 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn set(&self, list: &str, lock_name: &str) -> Result<(Vec<PathBuf>, Vec<Locked>)> {
-        let lock_path = self.os.join(lock_name);
-        let names: Vec<String> = lists::read(&self.os.join(list))?
-            .into_iter()
-            .map(|i| i.name)
-            .collect();
+    fn names(&self, list: &str) -> Result<Vec<String>> {
+        let items = lists::read(&self.os.join(list))?;
+        Ok(items.into_iter().map(|item| item.name).collect())
+    }
+
+    /// The packages of `os/LIST`, and what they depend on, without the base's.
+    fn set(&self, list: &str, base: &Base) -> Result<(Vec<PathBuf>, Vec<Locked>)> {
+        let lock_name = format!("{list}.lock");
+        let lock_path = self.os.join(&lock_name);
+        let names = [base.names.clone(), self.names(list)?].concat();
         let locked = lock::read(&lock_path, &names)?;
         if self.policy != Policy::Update {
             if let Some(locked) = &locked {
@@ -113,7 +144,8 @@ impl Session<'_> {
             }
         }
         (self.say)("resolving and downloading packages");
-        let chosen = self.apt.resolve(&names, &[])?;
+        let mut chosen = self.apt.resolve(&names, &[])?;
+        chosen.retain(|(name, _)| base.locked.iter().all(|there| there.name != *name));
         let locked = self.apt.download(&chosen)?;
         lock::write(&lock_path, self.suite, &names, &locked)?;
         Ok((self.paths(&locked)?, locked))

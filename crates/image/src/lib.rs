@@ -10,6 +10,7 @@ mod cpio;
 mod deb;
 pub mod deltas;
 mod diskimg;
+mod extension;
 pub mod fetch;
 mod inputs;
 pub mod keys;

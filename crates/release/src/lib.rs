@@ -28,8 +28,8 @@ pub use channel::{Channel, ChannelError};
 pub use dsse::{Verified, VerifyError};
 pub use flatcar::{FlatcarError, FlatcarRelease, PAYLOAD_MAGIC, Sha1, Sha1Error};
 pub use manifest::{
-    Compression, Delta, File, FileName, FileNameError, Manifest, ManifestError, Payload, UkiDelta,
-    Usr,
+    Compression, Delta, Extension, ExtensionName, ExtensionNameError, File, FileName,
+    FileNameError, Manifest, ManifestError, Payload, UkiDelta, Usr,
 };
 pub use sha256::{Sha256, Sha256Error};
 pub use slot::{Slot, SlotError};

@@ -31,6 +31,9 @@ pub struct Manifest {
     /// Smaller downloads for hosts that run one of these releases.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deltas: Vec<Delta>,
+    /// What hosts can lay over `/usr`, if they are told to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<Extension>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sbom: Option<File>,
 }
@@ -48,6 +51,29 @@ pub struct Usr {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<File>,
 }
+
+/// A system extension that was built with the release and fits no other: an image of erofs with a part of `/usr`,
+/// as systemd-sysext takes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extension {
+    pub name: ExtensionName,
+    /// dm-verity's root hash of the image.
+    pub root_hash: Sha256,
+    /// Bytes of the image.
+    pub size: u64,
+    pub payload: Payload,
+}
+
+/// Up to 64 small letters, digits and `-`, not at either end.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExtensionName(String);
+
+/// Why a text does not name an extension.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} cannot name an extension: use up to 64 small letters, digits and '-', not at either end"
+)]
+pub struct ExtensionNameError(String);
 
 /// The downloadable form of the image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +141,12 @@ pub enum ManifestError {
     NoArchitecture,
     #[error("the manifest has {0} deltas, at most {most} are allowed", most = Manifest::MOST_DELTAS)]
     TooManyDeltas(usize),
+    #[error(
+        "the extension {name} has {size} bytes: it has to be a positive multiple of 4096, verity's block"
+    )]
+    ExtensionSize { name: ExtensionName, size: u64 },
+    #[error("there are two extensions {0}")]
+    DuplicateExtension(ExtensionName),
     #[error("two deltas start from the same root hash, one of them from version {0}")]
     DuplicateDelta(Version),
 }
@@ -131,7 +163,12 @@ impl Manifest {
             .into_iter()
             .chain(&self.usr.index)
             .chain(self.deltas.iter().flat_map(Delta::files))
+            .chain(self.extensions.iter().map(|it| &it.payload.file))
             .chain(&self.sbom)
+    }
+
+    pub fn extension(&self, name: &ExtensionName) -> Option<&Extension> {
+        self.extensions.iter().find(|it| it.name == *name)
     }
 
     /// The delta for a host that runs the release with this root hash.
@@ -168,6 +205,16 @@ impl Manifest {
         sources.sort_unstable();
         if let Some(pair) = sources.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(ManifestError::DuplicateDelta(pair[1].1.clone()));
+        }
+        for (number, extension) in self.extensions.iter().enumerate() {
+            let Extension { name, size, .. } = extension;
+            if *size == 0 || !size.is_multiple_of(4096) {
+                let name = name.clone();
+                return Err(ManifestError::ExtensionSize { name, size: *size });
+            }
+            if self.extensions[..number].iter().any(|it| it.name == *name) {
+                return Err(ManifestError::DuplicateExtension(name.clone()));
+            }
         }
         let mut names: Vec<&str> = self.files().map(|f| f.name.as_str()).collect();
         names.push(crate::MANIFEST_FILE);
@@ -222,6 +269,38 @@ impl AsRef<std::path::Path> for FileName {
 
 crate::serde_as_text!(FileName);
 
+impl ExtensionName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ExtensionName {
+    type Err = ExtensionNameError;
+
+    fn from_str(text: &str) -> Result<Self, ExtensionNameError> {
+        let good = (1..=64).contains(&text.len())
+            && !text.starts_with('-')
+            && !text.ends_with('-')
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if good {
+            Ok(Self(text.into()))
+        } else {
+            Err(ExtensionNameError(text.chars().take(80).collect()))
+        }
+    }
+}
+
+impl fmt::Display for ExtensionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+crate::serde_as_text!(ExtensionName);
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -251,6 +330,7 @@ pub(crate) mod tests {
             uki: file("uki.efi", "kernel"),
             kernel: None,
             deltas: Vec::new(),
+            extensions: Vec::new(),
             sbom: Some(file("sbom.spdx.json", "{}")),
         }
     }
@@ -358,10 +438,66 @@ pub(crate) mod tests {
         );
     }
 
+    fn with_extension() -> Manifest {
+        let mut manifest = example();
+        manifest.extensions.push(Extension {
+            name: "debug".parse().unwrap(),
+            root_hash: Sha256::of("debug root"),
+            size: 4096,
+            payload: Payload {
+                file: File {
+                    name: "debug.sysext.zst".parse().unwrap(),
+                    size: 3,
+                    sha256: Sha256::of("debug"),
+                },
+                compression: Compression::Zstd,
+            },
+        });
+        manifest
+    }
+
+    #[test]
+    fn extensions_are_files_of_the_release() {
+        let manifest = with_extension();
+        assert_eq!(manifest.check(), Ok(()));
+        assert!(
+            manifest
+                .files()
+                .any(|f| f.name.as_str() == "debug.sysext.zst")
+        );
+        let json = serde_json::to_string(&manifest).unwrap();
+        assert_eq!(serde_json::from_str::<Manifest>(&json).unwrap(), manifest);
+        let found = manifest.extension(&"debug".parse().unwrap());
+        assert_eq!(found, manifest.extensions.first());
+        assert_eq!(manifest.extension(&"docker".parse().unwrap()), None);
+        // Nobody downloads what nobody asked for.
+        assert_eq!(manifest.download_size(), example().download_size());
+        check(
+            |m| {
+                *m = with_extension();
+                m.extensions[0].size = 5000;
+            },
+            "the extension debug has 5000 bytes: it has to be a positive multiple of 4096, verity's block",
+        );
+        check(
+            |m| {
+                *m = with_extension();
+                m.extensions.push(m.extensions[0].clone());
+            },
+            "there are two extensions debug",
+        );
+        for bad in ["", "-a", "a-", "Debug", "a/b", "a.b", "a_b", "../x"] {
+            assert!(
+                bad.parse::<ExtensionName>().is_err(),
+                "{bad:?} was accepted"
+            );
+        }
+    }
+
     #[test]
     fn unknown_fields_are_for_newer_readers() {
         let mut json = serde_json::to_value(example()).unwrap();
-        json["extensions"] = serde_json::json!(["docker"]);
+        json["firmware"] = serde_json::json!(["nic"]);
         json["usr"]["payload"]["segments"] = serde_json::json!(3);
         assert_eq!(serde_json::from_value::<Manifest>(json).unwrap(), example());
     }

@@ -73,6 +73,7 @@ fn manifest() -> Vec<u8> {
         uki: file("uki.efi"),
         kernel: None,
         deltas: Vec::new(),
+        extensions: Vec::new(),
         sbom: Some(file("sbom.spdx.json")),
     };
     // The key that the target believes.

@@ -79,6 +79,11 @@ impl Repository {
             .and_then(|it| it.unverified_manifest())
             .context("that is no signed manifest")?;
         let name = target_name(channel.as_str(), &manifest.version);
+        let extensions: BTreeMap<_, _> = manifest
+            .extensions
+            .iter()
+            .map(|it| (it.name.as_str(), it.root_hash))
+            .collect();
         let custom = serde_json::json!({
             "version": manifest.version,
             "epoch": manifest.epoch,
@@ -86,6 +91,8 @@ impl Repository {
             "architecture": manifest.architecture,
             "root_hash": manifest.usr.root_hash,
             "uki_sha256": manifest.uki.sha256,
+            "index_sha256": manifest.usr.index.as_ref().map(|index| index.sha256),
+            "extensions": extensions,
         });
         let mut targets = self.targets(&channel.to_string())?;
         let meta = TargetMeta::of(bytes, Some(custom));

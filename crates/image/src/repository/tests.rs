@@ -74,6 +74,7 @@ fn release_dir(dir: &Path) -> PathBuf {
         uki: file("uki"),
         kernel: None,
         deltas: Vec::new(),
+        extensions: Vec::new(),
         sbom: None,
     };
     let key = generate().unwrap();

@@ -80,6 +80,7 @@ impl Release {
             uki: file("uki.efi", &uki),
             kernel: None,
             deltas: Vec::new(),
+            extensions: Vec::new(),
             sbom: None,
         };
         let envelope = Envelope::sign(&manifest, key).unwrap().to_json().unwrap();

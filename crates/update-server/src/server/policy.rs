@@ -165,6 +165,7 @@ mod tests {
             uki: file("uki"),
             kernel: None,
             deltas: Vec::new(),
+            extensions: Vec::new(),
             sbom: None,
         }
     }

@@ -151,6 +151,7 @@ impl Lab {
             uki: file("uki.efi", format!("uki of {version}").into_bytes()),
             kernel: None,
             deltas: Vec::new(),
+            extensions: Vec::new(),
             sbom: Some(file("sbom.spdx.json", b"{}".to_vec())),
         };
         let envelope = Envelope::sign(&manifest, key).unwrap();

@@ -68,6 +68,7 @@ fn offer(words: &[&str]) -> Box<Offer> {
         uki: file("uki.efi", 10),
         kernel: None,
         deltas: Vec::new(),
+        extensions: Vec::new(),
         sbom: None,
     };
     let key = SigningKey::from_bytes(&[7; 32]);
