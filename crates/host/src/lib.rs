@@ -7,6 +7,7 @@ pub mod atomic;
 pub mod child;
 pub mod cmdline;
 pub mod conf;
+pub mod extensions;
 mod file;
 #[cfg(feature = "log")]
 pub mod log;

@@ -36,9 +36,25 @@ pub fn root_hash(root: &Path) -> Result<Option<String>, ReadError> {
 /// The mapped device's UUID is readable for everybody, its table only for root.
 fn mounted(root: &Path) -> Option<String> {
     let device = fs::metadata(under(root, "/usr")).ok()?.dev();
+    let of = |device: &str| {
+        let uuid = file::read(root, &format!("/sys/dev/block/{device}/dm/uuid")).ok()?;
+        from_uuid(uuid.trim())
+    };
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let uuid = file::read(root, &format!("/sys/dev/block/{major}:{minor}/dm/uuid")).ok()?;
-    from_uuid(uuid.trim())
+    // Where extensions are laid over it, that is the device of an overlay; what is below is in the table.
+    of(&format!("{major}:{minor}")).or_else(|| {
+        let table = file::read(root, "/proc/self/mountinfo").ok()?;
+        on_usr(&table).rev().find_map(of)
+    })
+}
+
+/// The devices (`MAJOR:MINOR`) of what is mounted on `/usr`, oldest first; see proc_pid_mountinfo(5).
+fn on_usr(table: &str) -> impl DoubleEndedIterator<Item = &str> {
+    table.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(2);
+        let (device, _, point) = (fields.next()?, fields.next()?, fields.next()?);
+        (point == "/usr").then_some(device)
+    })
 }
 
 /// `CRYPT-VERITY-`, both halves of the root hash, and a name; see `disk::dm`.
@@ -106,6 +122,36 @@ mod tests {
             write(&uuid, &other);
             assert_eq!(root_hash(root).unwrap(), Some(booted.clone()), "{other}");
         }
+    }
+
+    #[test]
+    fn what_is_below_an_overlay_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let write = |path: &str, text: &str| {
+            let path = under(root, path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("/usr/lib/os-release", "");
+        write(
+            "/proc/cmdline",
+            &format!("usrhash={} quiet\n", "ab".repeat(32)),
+        );
+        write(
+            "/proc/self/mountinfo",
+            "22 1 0:20 / / rw - btrfs /dev/vda7 rw\n\
+             31 22 253:0 / /usr ro,relatime - erofs /dev/mapper/usr-a ro\n\
+             40 22 253:9 / /usr/share ro - erofs /dev/mapper/x ro\n\
+             90 31 0:48 / /usr ro,relatime - overlay sysext ro\n",
+        );
+        let running = "0123456789abcdef".repeat(4);
+        let (first, second) = running.split_at(32);
+        write(
+            "/sys/dev/block/253:0/dm/uuid",
+            &format!("CRYPT-VERITY-{first}-{second}-usr-a\n"),
+        );
+        assert_eq!(root_hash(root).unwrap(), Some(running));
     }
 
     #[test]

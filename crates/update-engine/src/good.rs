@@ -12,6 +12,7 @@ use disk::esp::Entry;
 use release::status::SlotStatus;
 use serde_json::Value;
 
+use crate::extensions;
 use crate::paths::Paths;
 use crate::slots::{Access, NoDisk, Source, to_disk};
 use crate::wire;
@@ -33,6 +34,8 @@ pub fn run(source: &Source) -> anyhow::Result<()> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
     if let Some(slots) = slots {
+        let hashes: Vec<_> = slots.iter().filter_map(|slot| slot.root_hash).collect();
+        extensions::clean_verified(&paths, &hashes);
         let text = serde_json::to_vec(&wire::Slots { slots })?;
         host::atomic::write(&paths.slots(), &text, 0o644, None)?;
     }

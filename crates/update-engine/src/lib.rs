@@ -2,12 +2,13 @@
 //!
 //! Two processes, split where the danger lies: [`daemon`] talks to the network and has no disk,
 //! [`writer`] has the disk and no network. They meet on a Unix socket, and the writer believes
-//! nothing that it did not check itself. [`engine`] decides; it is pure. [`good`] and
+//! nothing that it did not check itself. [`engine`] decides; it is pure. [`extensions`] are parts of `/usr` that only some hosts want. [`good`] and
 //! [`boot_failed`] are what a boot ends with, [`health`] decides which of them.
 
 pub mod boot_failed;
 pub mod daemon;
 pub mod engine;
+pub mod extensions;
 pub mod fetch;
 pub mod good;
 pub mod health;

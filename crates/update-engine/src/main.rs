@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use update_engine::health::{self, generator};
-use update_engine::{Source, boot_failed, daemon, good, next_root, writer};
+use update_engine::{Source, boot_failed, daemon, extensions, good, next_root, writer};
 
 /// Brings this host from one release to the next.
 ///
@@ -51,6 +51,11 @@ enum Command {
         #[arg(long, default_value_t = 60, value_name = "SECONDS")]
         within: u64,
     },
+    /// Link the extensions that /etc/orlop/extensions names to where systemd-sysext looks
+    Extensions {
+        #[arg(value_enum)]
+        when: When,
+    },
     /// The systemd generator: /etc/orlop/health.d/*.service become requirements of boot-complete.target
     Generate {
         /// Where the units go
@@ -58,6 +63,14 @@ enum Command {
         early: PathBuf,
         late: PathBuf,
     },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum When {
+    /// Before systemd-sysext runs
+    Boot,
+    /// Later: systemd-sysext is to look again
+    Changed,
 }
 
 /// Under this name systemd calls us before it loads units, with three directories.
@@ -90,6 +103,7 @@ fn main() -> ExitCode {
         Command::Check { what, within } => {
             health::check(&source, what, Duration::from_secs(within))
         }
+        Command::Extensions { when } => extensions::run(&source, when == When::Changed),
         Command::Generate { normal, .. } => generate(&source.root, &normal),
     };
     match result {

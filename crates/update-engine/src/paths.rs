@@ -61,6 +61,26 @@ impl Paths {
         self.downloads().join(id.to_string())
     }
 
+    /// Extensions that the daemon fetched, by the root hash of the release that they belong to.
+    pub(crate) fn fetched_extensions(&self) -> PathBuf {
+        under(&self.root, "/var/lib/update-engine/extensions")
+    }
+
+    /// Rewritten when there are new ones; `extensions.path` waits for that.
+    pub(crate) fn extensions_arrived(&self) -> PathBuf {
+        under(&self.root, "/var/lib/update-engine/extensions/arrived")
+    }
+
+    /// Those that root has verified, by the same. The daemon cannot write here.
+    pub(crate) fn extensions(&self) -> PathBuf {
+        under(&self.root, "/var/lib/orlop/extensions")
+    }
+
+    /// Where systemd-sysext looks.
+    pub(crate) fn merged_extensions(&self) -> PathBuf {
+        under(&self.root, "/run/extensions")
+    }
+
     pub(crate) fn status(&self) -> PathBuf {
         under(&self.root, "/run/update-engine/status.json")
     }

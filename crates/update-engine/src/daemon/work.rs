@@ -10,7 +10,7 @@ use release::dsse::{Envelope, MAX_ENVELOPE};
 use release::omaha::{self, AppRequest, Os, Request, Response, UpdateCheck};
 use release::status::Health;
 use release::tuf::ChannelTargets;
-use release::{MANIFEST_FILE, Sha256, Slot, Version};
+use release::{MANIFEST_FILE, Manifest, Sha256, Slot, Version};
 
 use super::Input;
 use crate::engine::{AfterStaging, Ask, Event, Host, Offer, Settings, Trouble};
@@ -19,7 +19,7 @@ use crate::memory::{Code, Report};
 use crate::paths::Paths;
 use crate::trust::{self, FromNetwork, Overrides, Store, TrustError};
 use crate::way::Way;
-use crate::{health, keys, wire};
+use crate::{extensions, health, keys, wire};
 
 /// Flushing a slow disk may take long, but not without a word for ever.
 const WRITER_SILENCE: Duration = Duration::from_secs(300);
@@ -126,6 +126,10 @@ impl Worker {
     }
 
     fn check(&self, settings: &Settings, slot: Option<Slot>, ask: &Ask) -> Result<Event, Trouble> {
+        // The next release may have what this one has not.
+        if let Err(e) = self.extensions_of_running(settings) {
+            tracing::warn!("{e}");
+        }
         if let Some(tree) = &ask.from {
             return self.check_tree(settings, tree, ask);
         }
@@ -340,7 +344,78 @@ impl Worker {
                 return closed(error);
             }
         }
+        self.extensions(&offer.manifest, &offer.envelope, &offer.bases)
+            .map_err(trouble)?;
         Ok(Event::Downloaded)
+    }
+
+    /// What this host wants of the running release and does not have. The server's address leads to it.
+    fn extensions_of_running(&self, settings: &Settings) -> Result<(), String> {
+        let (Some(running), Some(server)) = (self.host.root_hash, &settings.server) else {
+            return Ok(());
+        };
+        let missing = extensions::missing(&self.paths, running).map_err(|e| with_source(&e))?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.fetcher.limit(settings.rate);
+        let server = server.split("/v1/update").next().unwrap_or(server);
+        let version = &self.host.version;
+        let base = format!("{}/releases/{version}/", server.trim_end_matches('/'));
+        let url = format!("{base}{MANIFEST_FILE}");
+        let bytes = self.fetcher.get(&url, MAX_ENVELOPE as u64);
+        let bytes = bytes.map_err(|e| e.to_string())?;
+        let keys = keys::trusted(&self.paths.keys()).map_err(|e| format!("{e:#}"))?;
+        let manifest =
+            Envelope::verify(&bytes, &keys).map_err(|e| format!("{url}: {}", with_source(&e)))?;
+        if manifest.usr.root_hash != running {
+            return Err(format!(
+                "{url} is another build of version {version} than the one that runs: no extensions are taken from it"
+            ));
+        }
+        let envelope = String::from_utf8(bytes).map_err(|e| e.to_string())?;
+        self.extensions(&manifest, &envelope, &[base])
+    }
+
+    /// What this host wants of a release, as far as it is not here.
+    fn extensions(
+        &self,
+        manifest: &Manifest,
+        envelope: &str,
+        bases: &[String],
+    ) -> Result<(), String> {
+        let release = manifest.usr.root_hash;
+        let missing = extensions::missing(&self.paths, release).map_err(|e| with_source(&e))?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let keep: Vec<_> = self.host.root_hash.into_iter().chain([release]).collect();
+        extensions::clean_fetched(&self.paths, &keep);
+        let dir = self.paths.fetched_extensions().join(release.to_string());
+        fs::create_dir_all(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
+        for name in missing {
+            let Some(extension) = manifest.extension(&name) else {
+                return Err(format!(
+                    "version {} has no extension {name}, which {} asks for",
+                    manifest.version,
+                    host::extensions::LIST
+                ));
+            };
+            let file = &extension.payload.file;
+            tracing::info!("fetching the extension {name} ({} bytes)", file.size);
+            let want = Want {
+                size: file.size,
+                sha256: file.sha256,
+            };
+            let packed = dir.join(&file.name);
+            from_any(bases, file.name.as_str(), |url| {
+                self.fetcher.download(url, &packed, want, &mut |_| ())
+            })
+            .map_err(|e| e.to_string())?;
+            extensions::arrived(&self.paths, manifest, extension, &packed)
+                .map_err(|e| format!("{e:#}"))?;
+        }
+        extensions::announce(&self.paths, release, envelope).map_err(|e| format!("{e:#}"))
     }
 
     /// Progress in steps of a percent of `total`, and at the end: not every 64 KiB.
