@@ -3,8 +3,8 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use cli::commands::{
-    bench, build, completions, console, down, fleet, keys, man, pki, ps, releases, rollback,
-    scenario, schema, serve, ssh, status, test, up, update,
+    bench, build, completions, console, down, extension, fleet, keys, man, pki, ps, releases,
+    rollback, scenario, schema, serve, ssh, status, test, up, update,
 };
 use cli::exit::{self, Exit};
 
@@ -45,6 +45,8 @@ enum Commands {
     Status(status::Args),
     Update(update::Args),
     Rollback(rollback::Args),
+    #[command(subcommand)]
+    Extension(extension::Command),
     Schema(schema::Args),
     /// Run containers on systemd-nspawn
     Container(container::cli::ContainerArgs),
@@ -72,6 +74,7 @@ fn main() -> std::process::ExitCode {
         Commands::Status(args) => status::run(&args),
         Commands::Update(args) => update::run(&args),
         Commands::Rollback(args) => rollback::run(&args),
+        Commands::Extension(command) => extension::run(&command),
         Commands::Schema(args) => schema::run(&args),
         Commands::Container(args) => return cli::commands::container(args),
     };

@@ -167,6 +167,12 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
         root,
         Origin::Generated,
     );
+    tree.file(
+        "usr/lib/orlop/extensions",
+        0o644,
+        extension::about(&os)?,
+        Origin::Generated,
+    );
     for dir in &options.overlays {
         compose::overlay(&mut tree, dir)?;
     }

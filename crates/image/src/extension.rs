@@ -38,6 +38,25 @@ pub(crate) fn names(os: &Path) -> Result<Vec<ExtensionName>> {
     Ok(names)
 }
 
+/// For `/usr/lib/orlop/extensions`: a name, a tab, and what it is for, which is the first line of its list.
+pub(crate) fn about(os: &Path) -> Result<String> {
+    let mut text = String::new();
+    for name in names(os)? {
+        let path = os.join("extensions").join(name.as_str()).join("packages");
+        let list =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let what = list.lines().next().and_then(|line| line.strip_prefix("# "));
+        let what = what.with_context(|| {
+            format!(
+                "{}:1: says what the extension is for, behind `# `",
+                path.display()
+            )
+        })?;
+        text.push_str(&format!("{name}\t{}\n", what.trim()));
+    }
+    Ok(text)
+}
+
 /// What all extensions of a release have in common.
 pub(crate) struct Release<'a> {
     pub os: &'a Path,
@@ -145,6 +164,16 @@ mod tests {
             fs::create_dir_all(dir.path().join("extensions").join(name)).expect("made");
         }
         let found = names(dir.path()).expect("two");
+        let list = |name: &str| dir.path().join("extensions").join(name).join("packages");
+        fs::write(list("tools"), "# For all\nx # y\n").expect("written");
+        fs::write(list("debug"), "# For some\n").expect("written");
+        assert_eq!(
+            about(dir.path()).expect("both"),
+            "debug\tFor some\ntools\tFor all\n"
+        );
+        fs::write(list("debug"), "strace # y\n").expect("written");
+        let error = about(dir.path()).expect_err("no word").to_string();
+        assert!(error.contains("debug/packages:1: says what"), "{error}");
         assert_eq!(
             found.iter().map(ExtensionName::as_str).collect::<Vec<_>>(),
             ["debug", "tools"]

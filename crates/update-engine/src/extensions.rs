@@ -27,6 +27,8 @@ use crate::slots::Source;
 
 /// What is copied at a time.
 const CHUNK: usize = 1 << 20;
+/// 32 MiB: what unpacking may cost in memory.
+const WINDOW_LOG_MAX: u32 = 25;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn fetched(paths: &Paths, release: Sha256, name: &ExtensionName) -> PathBuf {
@@ -60,7 +62,8 @@ pub(crate) fn arrived(
 ) -> anyhow::Result<()> {
     let to = fetched(paths, manifest.usr.root_hash, &extension.name);
     let file = File::open(packed).with_context(|| format!("cannot read {}", packed.display()))?;
-    let decoder = zstd::Decoder::new(file)?;
+    let mut decoder = zstd::Decoder::new(file)?;
+    decoder.window_log_max(WINDOW_LOG_MAX)?;
     copy(decoder, extension, &to, 0o644)?;
     fs::remove_file(packed).with_context(|| format!("cannot remove {}", packed.display()))
 }
@@ -139,6 +142,25 @@ pub(crate) fn clean_fetched(paths: &Paths, keep: &[Sha256]) {
     clean(&paths.fetched_extensions(), keep);
 }
 
+/// Removes what the daemon fetched and root has its own copy of, which root cannot: the directory is not its own.
+pub(crate) fn tidy(paths: &Paths) {
+    let releases = fs::read_dir(paths.fetched_extensions());
+    for release in releases.into_iter().flatten().flatten() {
+        let copies = paths.extensions().join(release.file_name());
+        for entry in fs::read_dir(release.path()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_image = path.extension().is_some_and(|it| it == "sysext");
+            let copy = copies.join(entry.file_name()).with_extension("raw");
+            if is_image
+                && copy.exists()
+                && let Err(e) = fs::remove_file(&path)
+            {
+                tracing::warn!("cannot remove {}: {e}", path.display());
+            }
+        }
+    }
+}
+
 /// Removes what was verified for releases that are in no slot.
 pub(crate) fn clean_verified(paths: &Paths, keep: &[Sha256]) {
     clean(&paths.extensions(), keep);
@@ -211,10 +233,6 @@ fn verify(paths: &Paths, release: Sha256, name: &ExtensionName) -> anyhow::Resul
     let dir = paths.extensions().join(release.to_string());
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     copy(file, extension, &to, 0o644)?;
-    // The daemon's own is not needed any more.
-    if let Err(e) = fs::remove_file(&from) {
-        tracing::warn!("cannot remove {}: {e}", from.display());
-    }
     Ok(true)
 }
 

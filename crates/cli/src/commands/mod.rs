@@ -10,6 +10,7 @@ pub mod console;
 pub mod delta;
 pub mod down;
 pub mod engine;
+pub mod extension;
 pub mod fleet;
 pub mod keys;
 pub mod man;

@@ -354,6 +354,7 @@ impl Worker {
         let (Some(running), Some(server)) = (self.host.root_hash, &settings.server) else {
             return Ok(());
         };
+        extensions::tidy(&self.paths);
         let missing = extensions::missing(&self.paths, running).map_err(|e| with_source(&e))?;
         if missing.is_empty() {
             return Ok(());

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod every;
+mod extensions;
 mod faults;
 mod health;
 mod host;
