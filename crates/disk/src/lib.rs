@@ -2,7 +2,7 @@
 //!
 //! Everything works on any `Read + Write + Seek` ([`io::BlockIo`]), so an image file, a block
 //! device and a vector in a test are the same thing, and building an image needs no root.
-//! Only [`dm`] talks to a running kernel.
+//! Only [`dm`] changes a running kernel.
 //!
 //! The order of writes that keeps a machine bootable through a power cut is in one place:
 //! `stage`.

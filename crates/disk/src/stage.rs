@@ -9,7 +9,7 @@
 //! 4. the new UKI without its first sector, under a fresh name; read back
 //! 5. commit: the first sector of the UKI
 //!
-//! `tests/crash.rs` replays the writes of all of this with every flush and random subsets of
+//! `tests/crash` replays the writes of all of this with every flush and random subsets of
 //! what was not flushed.
 
 use crate::Slot;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use image::repository::{Holder, Lifetimes, Repository};
 use jiff::{Timestamp, ToSpan as _};
 use release::{Channel, Version};
@@ -115,6 +115,10 @@ pub fn run(command: &Command) -> Result<Exit> {
     let now = Timestamp::now();
     match command {
         Command::Init { channel, place } => {
+            ensure!(
+                place.keys.is_none(),
+                "init writes all keys below --dir: leave --keys out, and move offline/ to its medium afterwards"
+            );
             let dir = place.dir()?;
             let made = Repository::init(&dir, channel, place.lifetimes(), now)?;
             println!(
