@@ -276,6 +276,7 @@ impl Driver {
                 Action::ReadSlots => Task::ReadSlots,
                 Action::Check(ask) => Task::Check(settings, slot, ask),
                 Action::Download(offer) => Task::Download(offer, settings.rate),
+                Action::Discard(offer, closed) => Task::Discard(offer, closed),
                 Action::Stage(offer, after) => Task::Stage(offer, after),
                 Action::RollBack => Task::RollBack,
                 Action::Tell(reports) => Task::Tell(settings, slot, reports),

@@ -152,7 +152,7 @@ impl World {
                 Action::LookForGood if self.good => {
                     events.extend([self.found(), Event::Good]);
                 }
-                Action::LookForGood | Action::Clean { .. } => {}
+                Action::LookForGood | Action::Clean { .. } | Action::Discard(..) => {}
                 Action::Check(_) => self.work.push_back(Work::Check),
                 Action::Download(offer) => {
                     let version = known(&offer.manifest.version);
