@@ -79,6 +79,9 @@ pub struct Staging {
     /// Somebody wants no reboot for it. It boots all the same, whenever there is one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
+    /// What is staged in the same slot as long as nothing of this one is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Box<Staging>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

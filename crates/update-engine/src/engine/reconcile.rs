@@ -86,6 +86,7 @@ impl Engine {
                 reason: Why::Rollback,
             }];
         }
+        self.remember_what_runs();
         match self.memory.staging.clone() {
             // It is what runs: whether it is good shows soon.
             Some(staging) if Some(staging.root_hash) == self.host.root_hash => {
@@ -99,9 +100,18 @@ impl Engine {
         }
     }
 
+    /// The release that was to be written over the staged one was refused, and the staged one was booted.
+    pub(super) fn remember_what_runs(&mut self) {
+        let running = self.host.root_hash;
+        let before = self.memory.staging.as_ref().and_then(|s| s.over.as_deref());
+        if let Some(before) = before.filter(|s| Some(s.root_hash) == running) {
+            self.memory.staging = Some(before.clone());
+        }
+    }
+
     fn reconcile_staging(
         &mut self,
-        staging: Staging,
+        mut staging: Staging,
         evidence: &Evidence,
         now: Timestamp,
     ) -> Vec<Action> {
@@ -109,6 +119,16 @@ impl Engine {
             .other_slot()
             .filter(|s| s.root_hash == Some(staging.root_hash))
             .cloned();
+        // Nothing was written: what was staged before is there as it was.
+        if there.is_none()
+            && let Some(before) = staging.over.take()
+            && self
+                .other_slot()
+                .is_some_and(|s| s.root_hash == Some(before.root_hash))
+        {
+            self.memory.staging = Some((*before).clone());
+            return self.reconcile_staging(*before, evidence, now);
+        }
         let same_boot = staging.boot_id == self.host.boot_id;
         let failed = match there {
             Some(SlotStatus {
@@ -119,6 +139,7 @@ impl Engine {
                 let held = staging.held;
                 self.memory.staging = Some(Staging {
                     committed: true,
+                    over: None,
                     ..staging
                 });
                 self.last_error = None;

@@ -194,7 +194,13 @@ impl Engine {
                     from: self.host.root_hash,
                     way: offer.way().name(),
                 });
-                self.next_way(offer, failures, ask, trouble, now)
+                let (phase, mut actions) = self.next_way(offer, failures, ask, trouble, now);
+                // What was staged before is there still, unless the writer had begun.
+                self.reconciled = false;
+                if !actions.contains(&Action::ReadSlots) {
+                    actions.insert(0, Action::ReadSlots);
+                }
+                (phase, actions)
             }
             (Phase::Writing { offer, .. }, Event::Staged(slot)) => {
                 (idle(), self.staged_in(&offer, slot))
@@ -277,6 +283,7 @@ impl Engine {
 
     fn became_good(&mut self) -> Vec<Action> {
         self.good = true;
+        self.remember_what_runs();
         let version = self.host.version.clone();
         let arrived = self
             .memory
@@ -509,6 +516,15 @@ impl Engine {
             id: Some(manifest.id()),
             root_hash: manifest.usr.root_hash,
         });
+        // Until a writer begins, what was staged before is there.
+        let before = self.memory.staging.take();
+        let over = before.and_then(|mut s| {
+            let over = s.over.take();
+            match s.committed {
+                true => Some(Box::new(s)),
+                false => over,
+            }
+        });
         self.memory.staging = Some(Staging {
             version: manifest.version.clone(),
             id: manifest.id(),
@@ -520,6 +536,7 @@ impl Engine {
             boot_id: self.host.boot_id.clone(),
             committed: false,
             held: false,
+            over,
         });
         let after = match manifest.version > self.host.version {
             true => AfterStaging::Nothing,
@@ -549,6 +566,7 @@ impl Engine {
         if let Some(staging) = &mut self.memory.staging {
             staging.slot = slot;
             staging.committed = true;
+            staging.over = None;
         }
         self.last_error = None;
         self.available = None;
