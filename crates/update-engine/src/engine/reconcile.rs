@@ -130,7 +130,33 @@ impl Engine {
             return self.reconcile_staging(*before, evidence, now);
         }
         let same_boot = staging.boot_id == self.host.boot_id;
+        // The boot loader takes it only if the running one has no tries left.
+        let passed_over = staging.version <= self.host.version
+            && self
+                .booted_slot()
+                .is_some_and(|s| s.tries_left.is_some_and(|n| n > 0));
         let failed = match there {
+            // What follows the writing is missing. Asked for again with each look at the slots until it is done.
+            Some(SlotStatus {
+                tries_left: Some(1..),
+                ..
+            }) if same_boot && passed_over => {
+                self.reconciled = false;
+                self.last_error = None;
+                return vec![Action::WithdrawReboot, Action::RollBack];
+            }
+            // It never was the boot loader's turn to take it, so it did not fail.
+            Some(SlotStatus {
+                tries_left: Some(1..),
+                ..
+            }) if staging.version <= self.host.version && !same_boot => {
+                tracing::warn!(
+                    "version {} was written, but the next boot was not made to take it",
+                    staging.version
+                );
+                self.memory.staging = None;
+                return vec![Action::WithdrawReboot];
+            }
             Some(SlotStatus {
                 tries_left: Some(1..),
                 ..

@@ -228,6 +228,14 @@ impl Engine {
                 )
             }
 
+            // Of a release that was written already; see `reconcile`.
+            (phase, Event::RolledBack { .. }) => (phase, vec![Action::ReadSlots]),
+            (phase @ (Phase::Idle { .. } | Phase::Proving), Event::Trouble(trouble)) => {
+                tracing::warn!("{}", trouble.message);
+                self.last_error = Some(trouble.message);
+                (phase, Vec::new())
+            }
+
             // A late answer of a worker, or a request that `admits` would have refused.
             (phase, event) => {
                 tracing::warn!("{event:?} means nothing in {phase:?}; ignored");
