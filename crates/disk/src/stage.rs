@@ -207,7 +207,7 @@ impl<D: Devices> Stage<'_, D> {
         }
 
         let mut disk = self.open(Device::Disk)?;
-        let table = Table::load(&mut disk).map_err(StageError::Gpt)?;
+        let table = load_table(&mut disk)?;
         // Two slots with the same partition UUIDs could not be told apart at boot.
         if table.slot_of(&self.plan.root_hash) == Some(slot.other()) {
             return Err(StageError::AlreadyIn { slot: slot.other() });
@@ -324,7 +324,7 @@ impl<D: Devices> Stage<'_, D> {
     fn announce(&mut self) -> Result<(), StageError> {
         self.report(Step::Table, 0, 1);
         let mut disk = self.open(Device::Disk)?;
-        let mut table = Table::load(&mut disk).map_err(StageError::Gpt)?;
+        let mut table = load_table(&mut disk)?;
         table
             .set_root_hash(self.plan.slot, &self.plan.root_hash)
             .map_err(StageError::Gpt)?;
@@ -379,6 +379,15 @@ impl<D: Devices> Stage<'_, D> {
     fn report(&mut self, step: Step, done: u64, total: u64) {
         (self.progress)(Progress { step, done, total });
     }
+}
+
+/// The table as it is to be written. The disk may have been enlarged since the last boot, and whoever needs the
+/// backup looks for it at the real end: written where the end was, it would be no help against a torn primary.
+fn load_table(disk: &mut (impl Read + Seek)) -> Result<Table, StageError> {
+    let mut table = Table::load(disk).map_err(StageError::Gpt)?;
+    let size = size_of(disk).map_err(io_error("measure", Device::Disk))?;
+    table.grow_to(size).map_err(StageError::Gpt)?;
+    Ok(table)
 }
 
 fn io_error(what: &'static str, device: Device) -> impl Fn(io::Error) -> StageError {

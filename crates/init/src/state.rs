@@ -56,8 +56,10 @@ pub(crate) fn mount(cmdline: &Cmdline, found: &FoundSlot) -> Result<(), Fail> {
         MountFlags::NOATIME,
         "compress=zstd:1,discard=async",
     )?;
-    if matches!(plan, Plan::Grow(_)) {
-        block::grow_btrfs(Path::new(SYSROOT)).step("growing the state file system")?;
+    // Always: the boot that enlarged the partition may have ended before this. Where there is nothing to gain it does
+    // nothing, and a smaller file system than possible is no reason not to boot.
+    if let Err(e) = block::grow_btrfs(Path::new(SYSROOT)) {
+        eprintln!("init: growing the state file system: {e}");
     }
     Ok(())
 }

@@ -218,9 +218,9 @@ mod tests {
     #[test]
     fn a_reboot_that_fails_is_planned_again() {
         let (phase, reboots) = go(Rule::Free, None, true);
-        let Phase::Rebooting { again, .. } = phase else {
+        let Phase::Retrying { at, .. } = phase else {
             panic!("{phase:?}")
         };
-        assert_eq!((again.second(), reboots), (30, 1));
+        assert_eq!((at.second(), reboots), (30, 1));
     }
 }

@@ -28,6 +28,8 @@ pub enum Phase {
     Locking { version: String },
     /// systemd was asked to reboot. `again`: when to ask once more, should we still be alive.
     Rebooting { version: String, again: Zoned },
+    /// systemd did not take the call. Whether there is to be a reboot is decided anew at this time.
+    Retrying { version: String, at: Zoned },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +78,7 @@ impl State {
             Phase::Idle | Phase::Staying { .. } | Phase::Locking { .. } => None,
             Phase::Waiting { opens, .. } => Some(opens),
             Phase::Rebooting { again, .. } => Some(again),
+            Phase::Retrying { at, .. } => Some(at),
         };
         phase.into_iter().chain(self.lock.wake()).min()
     }
@@ -115,6 +118,10 @@ impl State {
                 (phase, plan)
             }
             (Rule::Free, None) => return self.reboot(version, now, actions),
+            // From before a reboot that failed.
+            (Rule::LockIfAny, None) if matches!(self.lock, lock::State::Held { .. }) => {
+                return self.reboot(version, now, actions);
+            }
             (Rule::LockIfAny, None) => {
                 self.phase = Phase::Locking { version };
                 return self.lock_step(&lock::Event::Want, now, actions);
@@ -135,7 +142,8 @@ impl Phase {
             Self::Staying { version }
             | Self::Waiting { version, .. }
             | Self::Locking { version, .. }
-            | Self::Rebooting { version, .. } => Some(version),
+            | Self::Rebooting { version, .. }
+            | Self::Retrying { version, .. } => Some(version),
         }
     }
 }
@@ -146,7 +154,11 @@ pub fn step(mut state: State, event: Event, now: &Zoned) -> (State, Vec<Action>)
         Event::Lock(event) => lock_event(&mut state, &event, now, &mut actions),
         Event::Policy(policy) => {
             state.policy = policy;
-            phase_event(&mut state, Event::Tick, now, &mut actions);
+            match state.phase.clone() {
+                // It may forbid now what was tried.
+                Phase::Retrying { version, .. } => state.decide(version, now, &mut actions),
+                _ => phase_event(&mut state, Event::Tick, now, &mut actions),
+            }
         }
         Event::Tick => {
             // The window first: there is no point in asking for a lock we may not use.
@@ -171,9 +183,9 @@ fn phase_event(state: &mut State, event: Event, now: &Zoned, actions: &mut Vec<A
             actions.push(Action::Complain(format!(
                 "cannot reboot: {reason}; trying again in 30 s"
             )));
-            state.phase = Phase::Rebooting {
+            state.phase = Phase::Retrying {
                 version: version.clone(),
-                again: now.saturating_add(REBOOT_RETRY),
+                at: now.saturating_add(REBOOT_RETRY),
             };
         }
         (Phase::Rebooting { version, again }, Event::Tick) if now >= again => {
@@ -181,6 +193,12 @@ fn phase_event(state: &mut State, event: Event, now: &Zoned, actions: &mut Vec<A
         }
         // The reboot cannot be turned back, so what is needed or allowed no longer matters.
         (Phase::Rebooting { .. }, Event::Tick | Event::Needed { .. } | Event::NotNeeded) => {}
+
+        (Phase::Retrying { at, .. }, Event::Needed { version }) => {
+            let at = at.clone();
+            state.phase = Phase::Retrying { version, at };
+        }
+        (Phase::Retrying { at, .. }, Event::Tick) if now < at => {}
 
         (_, Event::NotNeeded) => {
             state.phase = Phase::Idle;
@@ -249,6 +267,13 @@ impl fmt::Display for Phase {
             }
             Self::Locking { version, .. } => write!(f, "{version} is staged; waiting for the lock"),
             Self::Rebooting { version, .. } => write!(f, "rebooting into {version} now"),
+            Self::Retrying { version, at } => {
+                write!(
+                    f,
+                    "rebooting into {version} failed; tried again at {}",
+                    at.strftime("%H:%M:%S %Z")
+                )
+            }
         }
     }
 }

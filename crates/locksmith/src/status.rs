@@ -52,6 +52,7 @@ pub fn read(root: &Path, now: &Zoned) -> Status {
         Phase::Staying { .. } => (Plan::Stay, None),
         Phase::Waiting { opens, .. } => (Plan::WaitForWindow, Some(opens)),
         Phase::Locking { .. } | Phase::Rebooting { .. } => (Plan::RebootNow, Some(now)),
+        Phase::Retrying { at, .. } => (Plan::RebootNow, Some(at)),
     };
     Status {
         strategy,

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::good::TRIES;
 use crate::paths::Paths;
-use crate::slots::{Access, Source, to_disk};
+use crate::slots::{Access, Disk, Source, to_disk};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 const MOST_UNITS: usize = 8;
@@ -71,6 +71,11 @@ pub fn run(source: &Source, deadline: bool, reboot: bool) -> anyhow::Result<()> 
         false => "boot-complete.target failed",
     };
     let (reason, units) = diagnose(why);
+    // That may have taken minutes.
+    if paths.good().exists() {
+        tracing::info!("this boot became good meanwhile");
+        return Ok(());
+    }
     tracing::error!("{reason}");
     // Without a record the host still falls back, only with a poorer reason.
     if let Err(e) = record(&paths, source, reason, units) {
@@ -86,16 +91,26 @@ pub fn run(source: &Source, deadline: bool, reboot: bool) -> anyhow::Result<()> 
         });
     let soft = running::soft_reboot(&source.root);
     let verdict = verdict(&slots, soft.is_some_and(|soft| soft.changed));
-    if verdict == Verdict::GoBack
-        && reboot
-        && let Err(e) = give_up(source)
-    {
-        // The boot loader counts the tries, as after any other boot.
-        tracing::error!("this slot keeps its tries: {e:#}");
+    // Its lock is kept until the reboot: mark-good says that a boot is good while it has the lock, so from here on either
+    // it has said so or it no longer can.
+    let disk = reboot.then(|| source.open(Access::Write).map_err(anyhow::Error::from));
+    if paths.good().exists() {
+        if let Err(e) = host::atomic::remove(&paths.failure()) {
+            tracing::warn!("{e}");
+        }
+        tracing::info!("this boot became good meanwhile");
+        return Ok(());
     }
-    let verdict = match verdict {
-        Verdict::Reboot if reboot => begin_to_count(source),
-        verdict => verdict,
+    let verdict = match (verdict, &disk) {
+        (Verdict::GoBack, Some(disk)) => {
+            if let Err(e) = give_up(disk) {
+                // The boot loader counts the tries, as after any other boot.
+                tracing::error!("this slot keeps its tries: {e:#}");
+            }
+            Verdict::GoBack
+        }
+        (Verdict::Reboot, Some(disk)) => begin_to_count(disk),
+        (verdict, _) => verdict,
     };
     match verdict {
         Verdict::Stay(why) => tracing::error!("not rebooting: {why}"),
@@ -126,16 +141,16 @@ fn verdict(slots: &[SlotStatus], soft: bool) -> Verdict {
 }
 
 /// No tries left, so that the boot loader takes the other slot.
-fn give_up(source: &Source) -> anyhow::Result<()> {
-    let disk = source.open(Access::Write)?;
+fn give_up(disk: &anyhow::Result<Disk>) -> anyhow::Result<()> {
+    let disk = opened(disk)?;
     let slot = to_disk(disk.booted);
     Ok(disk.esp()?.set_tries(slot, 0, TRIES)?)
 }
 
 /// A release that is not counted would be started for ever. Power cuts may do that to it, failures not.
-fn begin_to_count(source: &Source) -> Verdict {
+fn begin_to_count(disk: &anyhow::Result<Disk>) -> Verdict {
     let count = || -> anyhow::Result<()> {
-        let disk = source.open(Access::Write)?;
+        let disk = opened(disk)?;
         if disk.entry(disk.booted)?.is_some_and(|entry| !entry.counted) {
             // This start was the first.
             disk.esp()?.set_tries(to_disk(disk.booted), TRIES - 1, 1)?;
@@ -149,6 +164,10 @@ fn begin_to_count(source: &Source) -> Verdict {
             Verdict::Stay("the tries of this slot cannot be counted, so it might do so for ever")
         }
     }
+}
+
+fn opened(disk: &anyhow::Result<Disk>) -> anyhow::Result<&Disk> {
+    disk.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))
 }
 
 fn wait_for_deadline(paths: &Paths, source: &Source) -> anyhow::Result<()> {

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::extensions;
 use crate::paths::Paths;
-use crate::slots::{Access, NoDisk, Source, to_disk};
+use crate::slots::{Access, Disk, NoDisk, Source, to_disk};
 use crate::wire;
 
 pub(crate) const TRIES: u8 = 3;
@@ -28,7 +28,9 @@ pub fn run(source: &Source) -> anyhow::Result<()> {
     // What made this boot good must be there at the next one, whatever its programs forgot to flush: a
     // host key that a power cut empties would cost the host its way in.
     flush_state(source)?;
-    let slots = rearm(source)?;
+    // Its lock is kept until the word is there: boot-failed looks for it under the same lock.
+    let disk = open(source)?;
+    let slots = disk.as_ref().map(rearm).transpose()?;
     let good = paths.good();
     if let Some(dir) = good.parent() {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -47,16 +49,20 @@ pub fn run(source: &Source) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is in the slots afterwards. Nothing to do for a kernel that was not started from the disk's boot entries.
-fn rearm(source: &Source) -> anyhow::Result<Option<Vec<SlotStatus>>> {
-    let disk = match source.open(Access::Write) {
-        Ok(disk) => disk,
+/// Nothing to do for a kernel that was not started from the disk's boot entries.
+fn open(source: &Source) -> anyhow::Result<Option<Disk>> {
+    match source.open(Access::Write) {
+        Ok(disk) => Ok(Some(disk)),
         Err(e @ NoDisk::NotFromSlot(_)) => {
             tracing::info!("no boot entry to re-arm: {e}");
-            return Ok(None);
+            Ok(None)
         }
-        Err(e) => return Err(e.into()),
-    };
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// What is in the slots afterwards.
+fn rearm(disk: &Disk) -> anyhow::Result<Vec<SlotStatus>> {
     let slot = disk.booted;
     match disk.entry(slot)? {
         Some(entry) if !entry.valid => {
@@ -80,7 +86,7 @@ fn rearm(source: &Source) -> anyhow::Result<Option<Vec<SlotStatus>>> {
         }
         None => tracing::info!("slot {slot} has no boot entry: the kernel was started directly"),
     }
-    Ok(Some(disk.slots()?))
+    disk.slots()
 }
 
 /// Whether running out of tries would lead anywhere. What was staged over an uncounted release has not

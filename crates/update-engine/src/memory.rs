@@ -8,11 +8,13 @@ use release::{Sha256, Slot, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Evidence;
+use crate::way::WayName;
 
 /// Old failures and releases give way to new ones: the file stays small for ever.
 const MOST_FAILED: usize = 32;
 const MOST_KNOWN: usize = 8;
 const MOST_REPORTS: usize = 32;
+const MOST_CLOSED: usize = 8;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -43,6 +45,17 @@ pub struct Memory {
     /// The highest epoch of a release that was good here; lower ones are refused.
     pub epoch: u64,
     pub last_check: Option<Timestamp>,
+    /// Ways that the writer found to lead nowhere. To try one again would cost its download and the other slot.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub closed: Vec<ClosedWay>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosedWay {
+    pub id: Sha256,
+    /// The root hash of what ran: the way began there.
+    pub from: Option<Sha256>,
+    pub way: WayName,
 }
 
 /// Noted before the first byte is written, so that no crash leaves a release in a slot that
@@ -66,6 +79,9 @@ pub struct Staging {
     /// Somebody wants no reboot for it. It boots all the same, whenever there is one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
+    /// What is staged in the same slot as long as nothing of this one is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Box<Staging>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -218,6 +234,12 @@ impl Memory {
 
     pub fn known(&self, root_hash: Sha256) -> Option<&Known> {
         self.known.iter().find(|k| k.root_hash == root_hash)
+    }
+
+    pub fn remember_closed(&mut self, way: ClosedWay) {
+        self.closed.retain(|w| *w != way);
+        self.closed.push(way);
+        keep_last(&mut self.closed, MOST_CLOSED);
     }
 
     pub fn report(&mut self, report: Report) {

@@ -218,6 +218,32 @@ fn staging_into_an_empty_slot() {
     assert!(new.is_in(&done.bytes, TARGET));
 }
 
+/// Enlarged while the host was running: the backup of the table is in the middle, where nobody looks for it.
+#[test]
+fn staging_on_a_disk_that_has_grown() {
+    let [safe, old, new] = releases();
+    let start = safe.stage(blank(), SAFE).bytes;
+    let mut start = old.stage(start, TARGET).bytes;
+    let grown = start.len() + (8 << 20);
+    start.resize(grown, 0);
+    let mut done = new.stage(start.clone(), TARGET);
+    never_bad(&start, &done.log, &safe, &[&old, &new]);
+    assert!(new.is_in(&done.bytes, TARGET));
+
+    // The next boot finds the room, and the backup.
+    done.bytes[512..1024].fill(0);
+    let mut table = Table::load(&mut Cursor::new(&done.bytes)).unwrap();
+    assert_eq!(table.disk_size(), grown as u64);
+    let end = table
+        .partitions()
+        .iter()
+        .map(|p| p.start_bytes + p.size_bytes)
+        .max()
+        .unwrap();
+    let state = table.add_state().or_else(|| table.grow_state());
+    assert!(state.is_none_or(|state| state.start_bytes + state.size_bytes > end));
+}
+
 #[test]
 fn staging_again_after_a_power_cut() {
     let [safe, old, new] = releases();

@@ -83,7 +83,7 @@ pub struct Call {
 impl Call {
     /// The parameters as a type. serde says which field is wrong; the reply passes that on.
     pub fn params<T: DeserializeOwned>(&self) -> Result<T, VarlinkError> {
-        serde_json::from_value(self.parameters.clone())
+        T::deserialize(&self.parameters)
             .map_err(|error| VarlinkError::invalid_parameter(&error.to_string()))
     }
 
@@ -130,10 +130,11 @@ impl Replier<'_> {
     }
 }
 
-/// Serves calls until the other end hangs up, breaks the protocol, or is silent for two minutes.
+/// Serves calls of up to `limit` bytes until the other end hangs up, breaks the protocol, or is silent for two minutes.
 pub fn serve_connection(
     stream: UnixStream,
     peer_uid: u32,
+    limit: usize,
     handler: &mut dyn Handler,
 ) -> Result<(), VarlinkError> {
     stream
@@ -142,7 +143,7 @@ pub fn serve_connection(
     stream
         .set_write_timeout(Some(IDLE))
         .map_err(VarlinkError::Io)?;
-    serve(Framed::new(stream), peer_uid, handler)
+    serve(Framed::with_limit(stream, limit), peer_uid, handler)
 }
 
 pub(super) fn serve(

@@ -236,6 +236,44 @@ fn a_real_socket_with_peer_and_mode() {
 }
 
 #[test]
+fn a_listener_takes_short_calls_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("io.orlop.Counter");
+    let listener = Listener::bind(&path, 0o600).unwrap().with_limit(200);
+    std::thread::spawn(move || listener.serve(|| Counter(0)));
+    let call = |parameters: Value| {
+        let client = Client::connect(&path).unwrap();
+        let mut client = client.with_timeout(Duration::from_secs(10)).unwrap();
+        client.call("org.varlink.service.GetInterfaceDescription", parameters)
+    };
+    // Answers may be longer.
+    let text = call(json!({"interface": "org.varlink.service"})).unwrap();
+    assert!(text.to_string().len() > 200);
+    assert!(call(json!({"interface": "org.varlink.service", "x": "x".repeat(200)})).is_err());
+}
+
+#[test]
+fn no_user_takes_the_room_of_others() {
+    use super::listen::Seats;
+    let seats = std::sync::Arc::default();
+    let take = |uid| Seats::take(&seats, uid);
+    let mut first: Vec<_> = std::iter::from_fn(|| take(1000)).take(100).collect();
+    assert_eq!(first.len(), 8);
+    let mut others = Vec::new();
+    for uid in 1001..1100 {
+        others.extend(std::iter::from_fn(|| take(uid)).take(100));
+    }
+    assert_eq!(first.len() + others.len(), 48);
+    let root: Vec<_> = std::iter::from_fn(|| take(0)).take(100).collect();
+    assert_eq!(root.len(), 16);
+    // Whoever leaves makes room.
+    drop((root, others));
+    assert!(take(1000).is_none() && take(1001).is_some());
+    first.clear();
+    assert!(take(1000).is_some());
+}
+
+#[test]
 fn a_silent_service_times_out() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let mut client = Client::from_stream(ours)

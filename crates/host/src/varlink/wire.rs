@@ -68,6 +68,7 @@ pub(super) struct Framed {
     buffer: Vec<u8>,
     /// Up to where `buffer` is known to hold no NUL, so that a long message is not scanned twice.
     scanned: usize,
+    /// The longest message that is taken.
     limit: usize,
 }
 
@@ -81,7 +82,6 @@ impl Framed {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn with_limit(stream: UnixStream, limit: usize) -> Self {
         Self {
             limit,
@@ -98,8 +98,8 @@ impl Framed {
             problem: error.to_string(),
         };
         let mut bytes = serde_json::to_vec(message).map_err(malformed)?;
-        if bytes.len() > self.limit {
-            return Err(VarlinkError::TooLarge { limit: self.limit });
+        if bytes.len() > MAX_MESSAGE {
+            return Err(VarlinkError::TooLarge { limit: MAX_MESSAGE });
         }
         bytes.push(0);
         self.stream.write_all(&bytes).map_err(VarlinkError::from_io)
@@ -109,12 +109,13 @@ impl Framed {
     pub(super) fn read<T: DeserializeOwned>(&mut self) -> Result<Option<T>, VarlinkError> {
         let mut chunk = [0; 4096];
         let end = loop {
-            if let Some(at) = self.buffer[self.scanned..].iter().position(|b| *b == 0) {
-                break self.scanned + at;
-            }
-            self.scanned = self.buffer.len();
+            let found = self.buffer[self.scanned..].iter().position(|b| *b == 0);
+            self.scanned = found.map_or(self.buffer.len(), |at| self.scanned + at);
             if self.scanned > self.limit {
                 return Err(VarlinkError::TooLarge { limit: self.limit });
+            }
+            if found.is_some() {
+                break self.scanned;
             }
             match self.stream.read(&mut chunk) {
                 Ok(0) if self.buffer.is_empty() => return Ok(None),

@@ -95,9 +95,89 @@ fn a_failed_reboot_is_tried_again() {
     10:00:00 Needed { version: "2" } → rebooting into 2 now
         Say("rebooting into 2 now")
         Reboot
-    10:00:00 RebootFailed { reason: "no bus" } → rebooting into 2 now
+    10:00:00 RebootFailed { reason: "no bus" } → rebooting into 2 failed; tried again at 10:00:30 UTC
         Complain("cannot reboot: no bus; trying again in 30 s")
-    10:00:29 Tick → rebooting into 2 now
+    10:00:29 Tick → rebooting into 2 failed; tried again at 10:00:30 UTC
+    10:00:30 Tick → rebooting into 2 now
+        Say("rebooting into 2 now")
+        Reboot
+    "#);
+}
+
+fn reboot_failed() -> Event {
+    Event::RebootFailed {
+        reason: "no bus".into(),
+    }
+}
+
+#[test]
+fn after_a_failed_reboot_it_is_decided_anew() {
+    insta::assert_snapshot!(run(free(), &[
+        ("10:00:00", needed("2")),
+        ("10:00:00", reboot_failed()),
+        ("10:00:05", needed("2")),
+        ("10:00:10", Event::NotNeeded),
+    ]), @r#"
+    10:00:00 Needed { version: "2" } → rebooting into 2 now
+        Say("rebooting into 2 now")
+        Reboot
+    10:00:00 RebootFailed { reason: "no bus" } → rebooting into 2 failed; tried again at 10:00:30 UTC
+        Complain("cannot reboot: no bus; trying again in 30 s")
+    10:00:05 Needed { version: "2" } → rebooting into 2 failed; tried again at 10:00:30 UTC
+    10:00:10 NotNeeded → no release waits for a reboot
+        Say("no release waits any more: not rebooting")
+        Exit
+    "#);
+    insta::assert_snapshot!(run(free(), &[
+        ("10:00:00", needed("2")),
+        ("10:00:00", reboot_failed()),
+        ("10:00:05", needed("3")),
+        ("10:00:10", Event::Policy(off())),
+        ("10:00:30", Event::Tick),
+    ]), @r#"
+    10:00:00 Needed { version: "2" } → rebooting into 2 now
+        Say("rebooting into 2 now")
+        Reboot
+    10:00:00 RebootFailed { reason: "no bus" } → rebooting into 2 failed; tried again at 10:00:30 UTC
+        Complain("cannot reboot: no bus; trying again in 30 s")
+    10:00:05 Needed { version: "3" } → rebooting into 3 failed; tried again at 10:00:30 UTC
+    10:00:10 Policy(Policy { rule: Never { why: "the strategy is off" }, window: None }) → 3 is staged; not rebooting
+        Say("3 is staged; not rebooting: the strategy is off")
+    10:00:30 Tick → 3 is staged; not rebooting
+    "#);
+    // The window closed meanwhile, and the lock is for others now.
+    insta::assert_snapshot!(run(windowed(best_effort()), &[
+        ("04:59:50", needed("2")),
+        ("04:59:50", Event::Lock(lock::Event::Granted { revision: 1 })),
+        ("04:59:50", reboot_failed()),
+        ("05:00:20", Event::Tick),
+    ]), @r#"
+    04:59:50 Needed { version: "2" } → 2 is staged; waiting for the lock
+        Lock(Acquire)
+    04:59:50 Lock(Granted { revision: 1 }) → rebooting into 2 now
+        Say("rebooting into 2 now")
+        Reboot
+    04:59:50 RebootFailed { reason: "no bus" } → rebooting into 2 failed; tried again at 05:00:20 UTC
+        Complain("cannot reboot: no bus; trying again in 30 s")
+    05:00:20 Tick → will reboot into 2 at Tue 2026-11-24 04:00 UTC
+        Lock(Release { revision: 1 })
+        Say("will reboot into 2 at Tue 2026-11-24 04:00 UTC")
+        Lock(Release { revision: 1 })
+    "#);
+    // The lock that is held already is not asked for again.
+    insta::assert_snapshot!(run(best_effort(), &[
+        ("10:00:00", needed("2")),
+        ("10:00:00", Event::Lock(lock::Event::Granted { revision: 1 })),
+        ("10:00:00", reboot_failed()),
+        ("10:00:30", Event::Tick),
+    ]), @r#"
+    10:00:00 Needed { version: "2" } → 2 is staged; waiting for the lock
+        Lock(Acquire)
+    10:00:00 Lock(Granted { revision: 1 }) → rebooting into 2 now
+        Say("rebooting into 2 now")
+        Reboot
+    10:00:00 RebootFailed { reason: "no bus" } → rebooting into 2 failed; tried again at 10:00:30 UTC
+        Complain("cannot reboot: no bus; trying again in 30 s")
     10:00:30 Tick → rebooting into 2 now
         Say("rebooting into 2 now")
         Reboot

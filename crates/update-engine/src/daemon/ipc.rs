@@ -70,6 +70,9 @@ struct Check {
     from: Option<String>,
 }
 
+/// The longest call has the address of a tree.
+const LONGEST_CALL: usize = 4096;
+
 /// With the slash at its end that everything else relies on.
 fn tree(from: Option<String>) -> Result<Option<String>, VarlinkError> {
     let Some(url) = from else { return Ok(None) };
@@ -85,7 +88,7 @@ fn tree(from: Option<String>) -> Result<Option<String>, VarlinkError> {
 /// Accepts callers on a thread of its own.
 pub(super) fn listen(path: &Path, shown: &Shown, inputs: Sender<Input>) -> anyhow::Result<()> {
     // Anyone may look; who may change something is decided per call.
-    let listener = Listener::bind(path, 0o666)?;
+    let listener = Listener::bind(path, 0o666)?.with_limit(LONGEST_CALL);
     let shown = shown.clone();
     super::spawn("varlink", move || {
         let inputs = std::sync::Mutex::new(inputs);

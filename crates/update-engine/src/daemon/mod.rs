@@ -71,6 +71,8 @@ struct Driver {
     ready: bool,
     /// Metrics are there, and say whether this boot is good.
     counted: Option<bool>,
+    /// The memory could not be saved; tried again with each event.
+    unsaved: bool,
 }
 
 /// Runs until the process is killed: there is no state that a crash could harm.
@@ -79,11 +81,16 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
     let host = facts(root)?;
     tracing::info!("version {} runs", host.version);
     let mut memory = Memory::load(&paths.state());
+    let mut unsaved = false;
     // Before READY=1: mark-good, which forgets it, is ordered after us.
     let evidence = evidence::read(&paths).of_others(host.root_hash);
     if !evidence.is_empty() {
         memory.evidence = evidence;
-        memory.save(&paths.state())?;
+        // A disk that is full must not fail the boots of the release that this host fell back to.
+        if let Err(e) = memory.save(&paths.state()) {
+            tracing::error!("what failed boots left is not saved: {e:#}");
+            unsaved = true;
+        }
     }
     let engine = Engine::new(host.clone(), settings(root), memory);
 
@@ -113,6 +120,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
         deadline: None,
         ready: false,
         counted: None,
+        unsaved,
         paths,
     };
     driver.run(&inputs)
@@ -206,8 +214,8 @@ impl Driver {
                 .map(|delay| Instant::now() + delay);
         }
         // Memory first: an action that cannot be undone must be remembered.
-        if before.memory != self.engine.memory {
-            self.engine.memory.save(&self.paths.state())?;
+        if before.memory != self.engine.memory || self.unsaved {
+            self.remember(&actions)?;
         }
         self.act(actions)?;
         self.publish();
@@ -216,6 +224,20 @@ impl Driver {
         }
         if before.phase == Phase::Starting && self.engine.phase != Phase::Starting {
             self.become_ready();
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, actions: &[Action]) -> anyhow::Result<()> {
+        let cannot_be_undone = |a: &Action| matches!(a, Action::Stage(..) | Action::RollBack);
+        match self.engine.memory.save(&self.paths.state()) {
+            Ok(()) => self.unsaved = false,
+            Err(e) if actions.iter().any(cannot_be_undone) => return Err(e),
+            Err(e) => {
+                if !std::mem::replace(&mut self.unsaved, true) {
+                    tracing::error!("going on with what cannot be saved: {e:#}");
+                }
+            }
         }
         Ok(())
     }
@@ -254,6 +276,7 @@ impl Driver {
                 Action::ReadSlots => Task::ReadSlots,
                 Action::Check(ask) => Task::Check(settings, slot, ask),
                 Action::Download(offer) => Task::Download(offer, settings.rate),
+                Action::Discard(offer, closed) => Task::Discard(offer, closed),
                 Action::Stage(offer, after) => Task::Stage(offer, after),
                 Action::RollBack => Task::RollBack,
                 Action::Tell(reports) => Task::Tell(settings, slot, reports),

@@ -28,6 +28,7 @@ pub(super) enum Task {
     ReadSlots,
     Check(Settings, Option<Slot>, Ask),
     Download(Box<Offer>, Option<u64>),
+    Discard(Box<Offer>, Way),
     Stage(Box<Offer>, AfterStaging),
     RollBack,
     Tell(Settings, Option<Slot>, Vec<Report>),
@@ -59,6 +60,10 @@ impl Worker {
             Task::ReadSlots => Some(Event::Found(self.slots().map_err(|e| e.to_string()))),
             Task::Check(settings, slot, ask) => settle(self.check(&settings, slot, &ask)),
             Task::Download(offer, rate) => settle(self.download(&offer, rate)),
+            Task::Discard(offer, closed) => {
+                self.discard(&offer, &closed);
+                None
+            }
             Task::Stage(offer, after) => settle(self.stage(&offer, after)),
             Task::RollBack => settle(self.roll_back().map_err(|e| writer_trouble(e, None))),
             Task::Tell(settings, slot, reports) => {
@@ -434,6 +439,28 @@ impl Worker {
     fn blocks_name(&self, offer: &Offer) -> String {
         let running = self.host.root_hash.map_or("-".into(), |hash| hash.short());
         format!("{}.blocks-{running}", offer.manifest.usr.payload.file.name)
+    }
+
+    /// What the closed way needed and the next one does not.
+    fn discard(&self, offer: &Offer, closed: &Way) {
+        let name = |file: &release::File| file.name.to_string();
+        let keep = offer.way().files(&offer.manifest).map(name);
+        let mut names = Vec::from(closed.files(&offer.manifest).map(name));
+        if matches!(closed, Way::Blocks(_)) {
+            names.push(self.blocks_name(offer));
+        }
+        let dir = self.paths.download(offer.manifest.id());
+        for name in names.iter().filter(|name| !keep.contains(name)) {
+            for suffix in ["", ".part", ".etag"] {
+                let path = dir.join(format!("{name}{suffix}"));
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        tracing::warn!("cannot remove {}: {e}", path.display());
+                    }
+                    _ => {}
+                }
+            }
+        }
     }
 
     fn missing(

@@ -214,6 +214,8 @@ pub enum Action {
     LookForGood,
     Check(Ask),
     Download(Box<Offer>),
+    /// Delete what was downloaded for a way that is closed and does not serve the offer's next one.
+    Discard(Box<Offer>, Way),
     Stage(Box<Offer>, AfterStaging),
     RollBack,
     /// Let the reboot manager know.

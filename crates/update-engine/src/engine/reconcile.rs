@@ -86,6 +86,7 @@ impl Engine {
                 reason: Why::Rollback,
             }];
         }
+        self.remember_what_runs();
         match self.memory.staging.clone() {
             // It is what runs: whether it is good shows soon.
             Some(staging) if Some(staging.root_hash) == self.host.root_hash => {
@@ -99,9 +100,18 @@ impl Engine {
         }
     }
 
+    /// The release that was to be written over the staged one was refused, and the staged one was booted.
+    pub(super) fn remember_what_runs(&mut self) {
+        let running = self.host.root_hash;
+        let before = self.memory.staging.as_ref().and_then(|s| s.over.as_deref());
+        if let Some(before) = before.filter(|s| Some(s.root_hash) == running) {
+            self.memory.staging = Some(before.clone());
+        }
+    }
+
     fn reconcile_staging(
         &mut self,
-        staging: Staging,
+        mut staging: Staging,
         evidence: &Evidence,
         now: Timestamp,
     ) -> Vec<Action> {
@@ -109,8 +119,44 @@ impl Engine {
             .other_slot()
             .filter(|s| s.root_hash == Some(staging.root_hash))
             .cloned();
+        // Nothing was written: what was staged before is there as it was.
+        if there.is_none()
+            && let Some(before) = staging.over.take()
+            && self
+                .other_slot()
+                .is_some_and(|s| s.root_hash == Some(before.root_hash))
+        {
+            self.memory.staging = Some((*before).clone());
+            return self.reconcile_staging(*before, evidence, now);
+        }
         let same_boot = staging.boot_id == self.host.boot_id;
+        // The boot loader takes it only if the running one has no tries left.
+        let passed_over = staging.version <= self.host.version
+            && self
+                .booted_slot()
+                .is_some_and(|s| s.tries_left.is_some_and(|n| n > 0));
         let failed = match there {
+            // What follows the writing is missing. Asked for again with each look at the slots until it is done.
+            Some(SlotStatus {
+                tries_left: Some(1..),
+                ..
+            }) if same_boot && passed_over => {
+                self.reconciled = false;
+                self.last_error = None;
+                return vec![Action::WithdrawReboot, Action::RollBack];
+            }
+            // It never was the boot loader's turn to take it, so it did not fail.
+            Some(SlotStatus {
+                tries_left: Some(1..),
+                ..
+            }) if staging.version <= self.host.version && !same_boot => {
+                tracing::warn!(
+                    "version {} was written, but the next boot was not made to take it",
+                    staging.version
+                );
+                self.memory.staging = None;
+                return vec![Action::WithdrawReboot];
+            }
             Some(SlotStatus {
                 tries_left: Some(1..),
                 ..
@@ -119,6 +165,7 @@ impl Engine {
                 let held = staging.held;
                 self.memory.staging = Some(Staging {
                     committed: true,
+                    over: None,
                     ..staging
                 });
                 self.last_error = None;

@@ -6,7 +6,8 @@ use release::{Sha256, Slot, Version};
 
 use super::accept::accept;
 use super::{Action, AfterStaging, Ask, Engine, Event, Offer, Phase, Trouble, Why};
-use crate::memory::{Code, Known, Report, Rollback, Staging};
+use crate::memory::{ClosedWay, Code, Known, Report, Rollback, Staging};
+use crate::way::Way;
 
 pub fn step(mut engine: Engine, event: Event, now: Timestamp) -> (Engine, Vec<Action>) {
     let reports = engine.memory.reports.len();
@@ -176,15 +177,31 @@ impl Engine {
                     failures,
                     ask,
                     ..
-                }
-                | Phase::Writing {
+                },
+                Event::WayClosed(trouble),
+            ) => self.next_way(offer, failures, ask, trouble, now),
+            (
+                Phase::Writing {
                     offer,
                     failures,
                     ask,
                     ..
                 },
                 Event::WayClosed(trouble),
-            ) => self.next_way(offer, failures, ask, trouble, now),
+            ) => {
+                self.memory.remember_closed(ClosedWay {
+                    id: offer.manifest.id(),
+                    from: self.host.root_hash,
+                    way: offer.way().name(),
+                });
+                let (phase, mut actions) = self.next_way(offer, failures, ask, trouble, now);
+                // What was staged before is there still, unless the writer had begun.
+                self.reconciled = false;
+                if !actions.contains(&Action::ReadSlots) {
+                    actions.insert(0, Action::ReadSlots);
+                }
+                (phase, actions)
+            }
             (Phase::Writing { offer, .. }, Event::Staged(slot)) => {
                 (idle(), self.staged_in(&offer, slot))
             }
@@ -209,6 +226,14 @@ impl Engine {
                     },
                     vec![Action::ReadSlots],
                 )
+            }
+
+            // Of a release that was written already; see `reconcile`.
+            (phase, Event::RolledBack { .. }) => (phase, vec![Action::ReadSlots]),
+            (phase @ (Phase::Idle { .. } | Phase::Proving), Event::Trouble(trouble)) => {
+                tracing::warn!("{}", trouble.message);
+                self.last_error = Some(trouble.message);
+                (phase, Vec::new())
             }
 
             // A late answer of a worker, or a request that `admits` would have refused.
@@ -266,6 +291,7 @@ impl Engine {
 
     fn became_good(&mut self) -> Vec<Action> {
         self.good = true;
+        self.remember_what_runs();
         let version = self.host.version.clone();
         let arrived = self
             .memory
@@ -325,6 +351,7 @@ impl Engine {
 
     fn clear_failed(&mut self) {
         self.memory.failed.clear();
+        self.memory.closed.clear();
         self.memory.complained = None;
         self.last_error = None;
         // Its entry stays exhausted until it is written again, which must not fail it again.
@@ -362,7 +389,7 @@ impl Engine {
 
     fn offered(
         &mut self,
-        offer: Box<Offer>,
+        mut offer: Box<Offer>,
         ask: Ask,
         failures: u32,
         now: Timestamp,
@@ -393,6 +420,7 @@ impl Engine {
             }
             Ok(()) => {
                 self.checked(now, None);
+                let closed = self.drop_closed_ways(&mut offer);
                 tracing::info!(
                     "downloading version {version}: {} ({} bytes)",
                     offer.way(),
@@ -402,12 +430,12 @@ impl Engine {
                 if std::mem::replace(&mut self.memory.announced, id) != id {
                     self.memory.report(Report::DownloadStarted { version });
                 }
-                let actions = vec![
-                    Action::Clean {
-                        keep: Some(offer.manifest.id()),
-                    },
-                    Action::Download(offer.clone()),
-                ];
+                let mut actions = vec![Action::Clean {
+                    keep: Some(offer.manifest.id()),
+                }];
+                let closed = closed.into_iter();
+                actions.extend(closed.map(|way| Action::Discard(offer.clone(), way)));
+                actions.push(Action::Download(offer.clone()));
                 (
                     Phase::Downloading {
                         offer,
@@ -419,6 +447,23 @@ impl Engine {
                 )
             }
         }
+    }
+
+    /// One is left in any case: the last is the one that depends on nothing that is here.
+    fn drop_closed_ways(&self, offer: &mut Offer) -> Vec<Way> {
+        let id = offer.manifest.id();
+        let is_closed = |way: &Way| {
+            self.memory.closed.contains(&ClosedWay {
+                id,
+                from: self.host.root_hash,
+                way: way.name(),
+            })
+        };
+        let mut closed = Vec::new();
+        while offer.ways.len() > 1 && offer.ways.first().is_some_and(is_closed) {
+            closed.push(offer.ways.remove(0));
+        }
+        closed
     }
 
     /// A delta that does not fit costs a larger download, not the update.
@@ -434,9 +479,13 @@ impl Engine {
             return self.trouble(trouble, failures, now);
         }
         tracing::warn!("{}", trouble.message);
-        offer.ways.remove(0);
+        let closed = offer.ways.remove(0);
         tracing::info!("trying {} ({} bytes)", offer.way(), offer.download_size());
-        let actions = vec![Action::Download(offer.clone())];
+        // Both at once may be more than there is room for.
+        let actions = vec![
+            Action::Discard(offer.clone(), closed),
+            Action::Download(offer.clone()),
+        ];
         let phase = Phase::Downloading {
             offer,
             failures,
@@ -475,6 +524,15 @@ impl Engine {
             id: Some(manifest.id()),
             root_hash: manifest.usr.root_hash,
         });
+        // Until a writer begins, what was staged before is there.
+        let before = self.memory.staging.take();
+        let over = before.and_then(|mut s| {
+            let over = s.over.take();
+            match s.committed {
+                true => Some(Box::new(s)),
+                false => over,
+            }
+        });
         self.memory.staging = Some(Staging {
             version: manifest.version.clone(),
             id: manifest.id(),
@@ -486,6 +544,7 @@ impl Engine {
             boot_id: self.host.boot_id.clone(),
             committed: false,
             held: false,
+            over,
         });
         let after = match manifest.version > self.host.version {
             true => AfterStaging::Nothing,
@@ -515,6 +574,7 @@ impl Engine {
         if let Some(staging) = &mut self.memory.staging {
             staging.slot = slot;
             staging.committed = true;
+            staging.over = None;
         }
         self.last_error = None;
         self.available = None;

@@ -130,7 +130,8 @@ impl FetchError {
     /// It is about what the server has, not about how to get there: another file may do.
     pub fn blames_file(&self) -> bool {
         match self {
-            Self::Status { status, .. } => matches!(status, 400..=499) && *status != 407,
+            // Not those that mean "later" (408, 425, 429), or that are about who asks (401, 407).
+            Self::Status { status, .. } => matches!(status, 403 | 404 | 410 | 416),
             Self::Length { .. }
             | Self::TooLong { .. }
             | Self::Range { .. }
@@ -272,5 +273,24 @@ fn status_hint(status: u16) -> &'static str {
         407 => " (the proxy wants a password)",
         500..=599 => " (trouble on its side; tried again later)",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_wants_to_be_asked_later_has_the_file() {
+        let blames = |status| {
+            let url = "http://server/usr.delta".into();
+            FetchError::Status { url, status }.blames_file()
+        };
+        for status in [403, 404, 410, 416] {
+            assert!(blames(status), "{status}");
+        }
+        for status in [401, 407, 408, 425, 429, 500, 503] {
+            assert!(!blames(status), "{status}");
+        }
     }
 }

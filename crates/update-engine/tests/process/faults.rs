@@ -337,6 +337,25 @@ fn a_broken_configuration_does_not_stop_the_boot() {
     assert_eq!(daemon.status()["channel"], "beta");
 }
 
+/// After a fallback there is something to remember, and on a full disk nowhere to.
+#[test]
+fn a_memory_that_cannot_be_saved_does_not_fail_the_boot() {
+    let (server, one, two) = (Server::start(), Release::new("1"), Release::new("2"));
+    let host = Host::new(&server, &[&one, &two]);
+    std::fs::create_dir_all(host.path("var/lib/update-engine/state.json/x")).unwrap();
+    let hash = two.root_hash();
+    let attempt = format!("{{\"version\":\"2\",\"usrhash\":\"{hash}\",\"boot_id\":\"x\"}}\n");
+    host.write("var/lib/orlop/boot/attempts", &attempt);
+    two.publish(&server);
+    let daemon = host.daemon();
+    daemon.good();
+    assert_eq!(daemon.call("Check", json!({})).unwrap()["available"], "2");
+    // Not a byte of the other slot changes that nobody would remember.
+    let before = host.disk_digest();
+    daemon.update().unwrap_err();
+    assert_eq!(host.disk_digest(), before);
+}
+
 /// Only for others than root and the daemon's own user; needs root to become one.
 #[test]
 fn strangers_may_look_only() {

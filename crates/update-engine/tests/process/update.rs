@@ -248,6 +248,46 @@ fn reason_of_an_unhealthy_release(last_words: bool, daemon_dies: bool) -> String
         .to_owned()
 }
 
+/// Asking systemd why a boot is late takes long, and it may become good meanwhile.
+#[test]
+fn a_boot_that_becomes_good_late_is_left_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (server, one, two) = (Server::start(), Release::new("1"), Release::new("2"));
+    let mut host = Host::new(&server, &[&one, &two]);
+    host.run(&["mark-good"]);
+    host.stage(&two).unwrap();
+    assert_eq!(host.boot(), Slot::B);
+    let (good, rebooted) = (host.path("run/orlop/good"), host.path("rebooted"));
+    let script = format!(
+        "#!/bin/sh\ncase $1 in list-units) echo > {} ;; reboot) echo > {} ;; esac\n",
+        good.display(),
+        rebooted.display()
+    );
+    std::fs::create_dir_all(host.path("bin")).unwrap();
+    for program in ["systemctl", "journalctl"] {
+        let path = format!("bin/{program}");
+        host.write(&path, &script);
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(host.path(&path), mode).unwrap();
+    }
+    assert!(!good.exists());
+    let before = host.disk_digest();
+    let mut command = host.engine(&["boot-failed"]);
+    command.env(
+        "PATH",
+        format!("{}:/usr/bin:/bin", host.path("bin").display()),
+    );
+    assert!(command.status().unwrap().success());
+    assert!(good.exists() && !rebooted.exists());
+    assert!(!host.path("var/lib/orlop/boot/failure.json").exists());
+    assert_eq!(host.disk_digest(), before);
+
+    std::fs::remove_file(&good).unwrap();
+    host.write("bin/systemctl", &script.replace("list-units", "nothing"));
+    assert!(command.status().unwrap().success());
+    assert!(rebooted.exists());
+}
+
 #[test]
 fn a_release_that_never_gets_healthy_says_why() {
     let reason = reason_of_an_unhealthy_release(true, false);

@@ -48,7 +48,8 @@ struct Content {
 #[derive(Clone, Debug)]
 enum Work {
     ReadSlots,
-    Check,
+    /// Forced: what the operator wants is older than what he has.
+    Check(bool),
     Download(&'static str),
     /// With the steps on the disk that are done.
     Stage(&'static str, AfterStaging, u8),
@@ -152,13 +153,15 @@ impl World {
                 Action::LookForGood if self.good => {
                     events.extend([self.found(), Event::Good]);
                 }
-                Action::LookForGood | Action::Clean { .. } => {}
-                Action::Check(_) => self.work.push_back(Work::Check),
+                Action::LookForGood | Action::Clean { .. } | Action::Discard(..) => {}
+                Action::Check(ask) => self.work.push_back(Work::Check(ask.force)),
                 Action::Download(offer) => {
                     let version = known(&offer.manifest.version);
                     let failed = &self.saved.failed;
+                    let forced =
+                        matches!(&self.engine.phase, Phase::Downloading { ask, .. } if ask.force);
                     assert!(
-                        !failed.iter().any(|f| f.version == offer.manifest.version),
+                        forced || !failed.iter().any(|f| f.version == offer.manifest.version),
                         "{version} failed here and is fetched again"
                     );
                     self.work.push_back(Work::Download(version));
@@ -200,6 +203,12 @@ impl World {
                 assert_eq!(Some(known(&staged.version)), other.version, "{status:?}");
                 assert!(other.tries.is_some_and(|(left, _)| left > 0), "{status:?}");
             }
+            let comes_next = other.tries.is_some_and(|(left, _)| left > 0)
+                && other.version > Some(self.running());
+            assert!(
+                !comes_next || status.staged.is_some(),
+                "it boots next, and nobody knows: {status:?}"
+            );
             let waits = status.staged.is_some() || self.saved.rollback.is_some();
             assert!(!self.asked || waits, "a reboot for nothing: {status:?}");
             let exhausted = other.tries.is_some_and(|(left, _)| left == 0);
@@ -208,6 +217,12 @@ impl World {
                 let listed = self.saved.failed.iter().any(|f| known(&f.version) == "3");
                 assert!(listed, "3 failed, and nobody knows: {:?}", self.saved);
             }
+        }
+        for failed in &self.saved.failed {
+            assert!(
+                !failed.reason.contains("boot loader chose"),
+                "it was never its turn: {failed:?}"
+            );
         }
         let engine = &self.engine;
         self.log.push_back(format!(
@@ -302,9 +317,13 @@ impl World {
                 self.take(Event::Timer);
             }
             Phase::Idle { .. } => {
-                let event = match self.luck.below(8) {
+                let event = match self.luck.below(9) {
                     0 => Event::AskedRollback,
                     1 => Event::Reset,
+                    3 => Event::Asked(Ask {
+                        force: true,
+                        ..Ask::POLL
+                    }),
                     2 if self.asked => return self.crash(),
                     _ => Event::Timer,
                 };
@@ -314,6 +333,11 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    fn can_go_back(&self) -> bool {
+        let other = &self.slots[1 - self.booted];
+        other.tries.is_some_and(|(left, _)| left > 0)
     }
 
     fn trouble(&self, code: Code, version: Option<&str>) -> Event {
@@ -329,7 +353,11 @@ impl World {
         let event = match work {
             Work::ReadSlots if self.luck.one_in(10) => Event::Found(Err("busy".into())),
             Work::ReadSlots => self.found(),
-            Work::Check => match self.luck.below(6) {
+            Work::Check(true) => match self.luck.below(2) {
+                0 => Event::Offered(offer(&["1"])),
+                _ => Event::Offered(offer(&["2"])),
+            },
+            Work::Check(false) => match self.luck.below(6) {
                 0 => Event::NothingNew,
                 1 => self.trouble(Code::Server, None),
                 2 | 3 => Event::Offered(offer(&["2"])),
@@ -343,7 +371,9 @@ impl World {
                 true => Event::Told(Err("away".into())),
                 false => Event::Told(Ok(count)),
             },
-            Work::RollBack if self.luck.one_in(8) => self.trouble(Code::Write, None),
+            Work::RollBack if self.luck.one_in(8) || !self.can_go_back() => {
+                self.trouble(Code::Write, None)
+            }
             Work::RollBack => {
                 self.slots[self.booted].tries = Some((0, TRIES));
                 let slot = ["b", "a"][self.booted];
@@ -358,18 +388,24 @@ impl World {
             }
             Work::Stage(version, after, done) => {
                 // The writer's preflight.
-                let exhausted = done == 0 && self.slots[self.booted].tries == Some((0, TRIES));
+                let exhausted = self.slots[self.booted].tries == Some((0, TRIES));
+                let refused = done == 0 && (exhausted || self.luck.one_in(8));
+                let last = match after {
+                    AfterStaging::Nothing => 3,
+                    AfterStaging::ExhaustRunning => 4,
+                };
                 match done {
-                    0 if exhausted => {}
+                    0 if refused => {}
                     0 => self.other().tries = None,
                     1 => self.other().version = None,
                     2 => self.other().version = Some(version),
-                    _ => self.other().tries = Some((TRIES, 0)),
+                    3 => self.other().tries = Some((TRIES, 0)),
+                    _ => self.slots[self.booted].tries = Some((0, TRIES)),
                 }
                 let slot = ["b", "a"][self.booted];
-                if self.luck.one_in(8) || exhausted {
+                if self.luck.one_in(8) || refused {
                     self.trouble(Code::Write, Some(version))
-                } else if done < 3 {
+                } else if done < last {
                     self.work.push_front(Work::Stage(version, after, done + 1));
                     return self.hold();
                 } else {

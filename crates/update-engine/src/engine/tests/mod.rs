@@ -224,6 +224,7 @@ fn show_action(action: &Action) -> String {
             format!("Download {} by {}", offer.manifest.version, offer.way())
         }
         Action::Download(offer) => format!("Download {}", offer.manifest.version),
+        Action::Discard(_, closed) => format!("Discard {closed}"),
         Action::Stage(offer, after) => format!("Stage {} then {after:?}", offer.manifest.version),
         Action::AskReboot { version, reason } => format!("AskReboot {version} {reason:?}"),
         Action::Clean { keep } => {

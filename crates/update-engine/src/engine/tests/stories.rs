@@ -70,7 +70,7 @@ fn a_closed_way_leads_to_the_next() {
     status
         downloading 0
     closed the server has no usr.index
-        downloading 2 0: Download 2
+        downloading 2 0: Discard the blocks that are not here; Download 2
     closed and no image
         idle after 1 failures: Tell [failed 2 Write: and no image]; ReadSlots
     told 1
@@ -84,13 +84,158 @@ fn a_closed_way_leads_to_the_next() {
     told 1
         writing 2 0
     closed block 7 is missing
-        downloading 2 0: Download 2
+        downloading 2 0: ReadSlots; Discard the blocks that are not here; Download 2
     downloaded
         writing 2 0: Tell [downloaded 2]; WithdrawReboot; Stage 2 then Nothing
     told 1
         writing 2 0
     staged b
         idle: Tell [staged 2]; ReadSlots; AskReboot 2 Update; Clean keep=-
+    "#);
+}
+
+/// It would be downloaded, and the other slot written, at each check.
+#[test]
+fn a_way_that_the_writer_closed_is_not_tried_again() {
+    check!(TO_IDLE, @r#"
+    timer
+        checking to install: Check
+    offer 2 ways=blocks,whole
+        downloading 2 0: Tell [download 2]; Clean keep=7909b0e90f6e; Download 2 by the blocks that are not here
+    told 1
+        downloading 2 0
+    downloaded
+        writing 2 0: Tell [downloaded 2]; WithdrawReboot; Stage 2 then Nothing
+    told 1
+        writing 2 0
+    closed block 7 is missing
+        downloading 2 0: ReadSlots; Discard the blocks that are not here; Download 2
+    trouble download no room
+        idle after 1 failures: Tell [failed 2 Download: no room]
+    told 1
+        idle after 1 failures
+    timer
+        checking to install: ReadSlots; Check
+    offer 2 ways=blocks,whole
+        downloading 2 0: Clean keep=7909b0e90f6e; Discard the blocks that are not here; Download 2
+    "#);
+}
+
+/// Nothing was written of 3, so 2 is still there and boots.
+#[test]
+fn a_release_that_is_refused_leaves_the_staged_one() {
+    check!(STAGED_2, @r#"
+    timer
+        checking to install: Check
+    offer 3
+        downloading 3 0: Tell [download 3]; Clean keep=b4b3df22a758; Download 3
+    told 1
+        downloading 3 0
+    downloaded
+        writing 3 0: Tell [downloaded 3]; WithdrawReboot; Stage 3 then Nothing
+    told 1
+        writing 3 0
+    trouble write refused
+        idle after 1 failures: Tell [failed 3 Write: refused]; ReadSlots
+    told 1
+        idle after 1 failures
+    found a=1*+3-0 b=2+3-0
+        idle after 1 failures: AskReboot 2 Update
+    status
+        error, staged 2 in b
+    reboot 2
+    found a=1+3-0 b=2*+2-1
+        proving: WithdrawReboot
+    good
+        idle (first): Tell [running 2 before 1]; Clean keep=b4b3df22a758
+    "#);
+    // By its first way, and then it could not be fetched by the next.
+    check!(STAGED_2, @r#"
+    timer
+        checking to install: Check
+    offer 3 ways=blocks,whole
+        downloading 3 0: Tell [download 3]; Clean keep=b4b3df22a758; Download 3 by the blocks that are not here
+    told 1
+        downloading 3 0
+    downloaded
+        writing 3 0: Tell [downloaded 3]; WithdrawReboot; Stage 3 then Nothing
+    told 1
+        writing 3 0
+    closed the index is no index
+        downloading 3 0: ReadSlots; Discard the blocks that are not here; Download 3
+    found a=1*+3-0 b=2+3-0
+        downloading 3 0: AskReboot 2 Update
+    trouble download truncated
+        idle after 1 failures: Tell [failed 3 Download: truncated]
+    status
+        error, staged 2 in b, error: truncated
+    "#);
+    // The power failed before anybody looked.
+    check!(STAGED_2, @r#"
+    timer
+        checking to install: Check
+    offer 3
+        downloading 3 0: Tell [download 3]; Clean keep=b4b3df22a758; Download 3
+    downloaded
+        writing 3 0: WithdrawReboot; Stage 3 then Nothing
+    reboot 2
+    found a=1+3-0 b=2*+2-1
+        proving: WithdrawReboot
+    good
+        idle (first): Tell [download 3, downloaded 3, running 2 before 1]; Clean keep=b4b3df22a758
+    "#);
+}
+
+/// It was written, but the running one was not exhausted: the boot loader would not take it.
+#[test]
+fn an_older_release_that_is_not_the_next_yet() {
+    check!(TO_IDLE, @r#"
+    ask install force
+        checking to install, forced: Check, forced
+    offer 0.9
+        downloading 0.9 0: Tell [download 0.9]; Clean keep=d13c64200feb; Download 0.9
+    told 1
+        downloading 0.9 0
+    downloaded
+        writing 0.9 0: Tell [downloaded 0.9]; WithdrawReboot; Stage 0.9 then ExhaustRunning
+    told 1
+        writing 0.9 0
+    trouble write hung up
+        idle after 1 failures: Tell [failed 0.9 Write: hung up]; ReadSlots
+    told 1
+        idle after 1 failures
+    found a=1*+3-0 b=0.9+3-0
+        idle after 1 failures: WithdrawReboot; RollBack
+    trouble write hung up
+        idle after 1 failures
+    timer
+        checking to install: ReadSlots; Check
+    nothing
+        idle
+    found a=1*+3-0 b=0.9+3-0
+        idle: WithdrawReboot; RollBack
+    rolled-back b
+        idle: ReadSlots
+    found a=1*+0-3 b=0.9+3-0
+        idle: AskReboot 0.9 Update
+    reboot 0.9
+    found a=1+0-3 b=0.9*+2-1
+        proving: WithdrawReboot
+    good
+        idle (first): Tell [running 0.9 before 1]; Clean keep=d13c64200feb
+    "#);
+    check!(TO_IDLE, @r#"
+    ask install force
+        checking to install, forced: Check, forced
+    offer 0.9
+        downloading 0.9 0: Tell [download 0.9]; Clean keep=d13c64200feb; Download 0.9
+    downloaded
+        writing 0.9 0: WithdrawReboot; Stage 0.9 then ExhaustRunning
+    reboot 1
+    found a=1*+2-1 b=0.9+3-0
+        proving: WithdrawReboot
+    status
+        idle, rollback 0.9 in b
     "#);
 }
 
@@ -495,7 +640,7 @@ fn events_out_of_place_change_nothing() {
     nothing
         idle (first)
     rolled-back b
-        idle (first)
+        idle (first): ReadSlots
     "#);
 }
 
