@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use release::omaha::{self, AppRequest};
+use release::omaha::{self, AppRequest, EventMeaning};
 use release::status::{FailedRelease, Health};
 use release::{Sha256, Version};
 
@@ -405,6 +405,7 @@ pub(super) fn event(
     db: &Db,
     machine_id: &str,
     event: &omaha::Event,
+    meaning: EventMeaning,
     now: Timestamp,
 ) -> Result<(), ApiError> {
     let sql = "INSERT INTO events (machine_id, at, event_type, event_result, meaning, version, \
@@ -415,7 +416,7 @@ pub(super) fn event(
         now,
         event.event_type,
         event.event_result,
-        event.meaning().as_str(),
+        meaning.as_str(),
         event.version.as_ref().map(Version::to_string),
         clip_if(event.previous_version.as_ref(), 64),
         event.error_code,
