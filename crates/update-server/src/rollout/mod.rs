@@ -274,8 +274,31 @@ impl Rollout {
             total.good += tally.good;
             total.failed += tally.failed;
             total.lost += tally.lost;
+            total.accepted.0 += tally.accepted.0;
+            total.accepted.1 += tally.accepted.1;
         }
         total
+    }
+
+    /// Did it go well with everybody whose turn came? Few hosts are held to more than many: a
+    /// budget says nothing of a handful, so none of them may have left it.
+    pub fn went_well(&self, policy: &Policy) -> bool {
+        let total = self.total();
+        let everybody = match self.status {
+            // Nobody needed it.
+            Status::Complete if total.granted == 0 => return total.bad() == 0,
+            Status::Complete => true,
+            Status::Active => self.wave + 1 >= self.tallies.len() && total.waiting() == 0,
+            _ => false,
+        };
+        let (good, bad) = total.unaccepted();
+        let few = good + bad < u64::from(policy.halt.minimum_sample);
+        let kept = if few {
+            bad == 0
+        } else {
+            !exceeds(policy.halt.failure_budget, good, bad)
+        };
+        everybody && total.good > 0 && kept
     }
 
     /// When the next wave opens, if nothing speaks against it.

@@ -52,7 +52,7 @@ pub enum Canary {
     /// There is none to wait for.
     None,
     Running,
-    /// Every host of it that began has a verdict, and nothing stopped it.
+    /// Every host of it that began has a verdict, and it went well ([`Rollout::went_well`]).
     Passed,
 }
 

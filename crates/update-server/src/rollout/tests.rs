@@ -453,6 +453,49 @@ fn the_canary_goes_first() {
 }
 
 #[test]
+fn a_canary_that_did_not_keep_it_has_not_gone_well() {
+    let with = |hosts: usize, bad: usize| {
+        let mut group = Group::new(Policy::default(), hosts);
+        assert!(!group.rollout.went_well(&group.policy), "nobody had it");
+        group.all_ask();
+        assert!(!group.rollout.went_well(&group.policy), "nobody is through");
+        for host in 0..hosts {
+            let what = if host < bad {
+                HostEvent::Failed { reason: "x" }
+            } else {
+                HostEvent::Good
+            };
+            group.host(host, what);
+        }
+        group.wait(1);
+        group
+    };
+    let well = |hosts, bad| {
+        let group = with(hosts, bad);
+        assert_eq!(group.rollout.status, Status::Complete);
+        group.rollout.went_well(&group.policy)
+    };
+    assert!(well(1, 0) && well(9, 0) && well(200, 2));
+    assert!(!well(1, 1) && !well(9, 9) && !well(9, 1));
+
+    // What an operator accepted is not held against it.
+    let mut group = with(30, 20);
+    assert!(matches!(group.rollout.status, Status::Halted { .. }));
+    assert!(!group.rollout.went_well(&group.policy));
+    group.step(Event::Resume);
+    assert!(group.rollout.went_well(&group.policy));
+
+    // Nobody needed it.
+    let mut group = Group::new(Policy::default(), 5);
+    group.step(Event::Tick {
+        hosts: 5,
+        behind: 0,
+        canary: Canary::None,
+    });
+    assert!(group.rollout.went_well(&group.policy));
+}
+
+#[test]
 fn other_waves_begin_anew_and_take_nothing_back() {
     let mut group = Group::new(Policy::default(), 1000);
     for host in 0..100 {
