@@ -58,6 +58,8 @@ pub enum Status {
     Halted {
         reason: String,
         elapsed: i64,
+        #[serde(default)]
+        awaiting_canary: bool,
     },
     /// Every host has it. Late ones still get it.
     Complete,

@@ -105,9 +105,14 @@ pub fn step(policy: &Policy, mut rollout: Rollout, event: Event<'_>, now: Timest
         Event::Pause { by } => {
             let awaiting_canary = rollout.status == Status::AwaitingCanary;
             if awaiting_canary || matches!(rollout.status, Status::Active | Status::Complete) {
+                let elapsed = if awaiting_canary {
+                    0
+                } else {
+                    elapsed(&rollout, now)
+                };
                 rollout.status = Status::Paused {
                     by: by.into(),
-                    elapsed: elapsed(&rollout, now),
+                    elapsed,
                     awaiting_canary,
                 };
             }
@@ -125,24 +130,29 @@ fn elapsed(rollout: &Rollout, now: Timestamp) -> i64 {
 }
 
 fn resume(rollout: &mut Rollout, now: Timestamp) {
-    let elapsed = match &rollout.status {
+    let (elapsed, awaiting_canary) = match &rollout.status {
         Status::Paused {
-            awaiting_canary: true,
+            elapsed,
+            awaiting_canary,
+            ..
+        } => (*elapsed, *awaiting_canary),
+        Status::Halted {
+            elapsed,
+            awaiting_canary,
             ..
         } => {
-            rollout.status = Status::AwaitingCanary;
-            return;
-        }
-        Status::Paused { elapsed, .. } => *elapsed,
-        Status::Halted { elapsed, .. } => {
-            let elapsed = *elapsed;
+            let went_on = (*elapsed, *awaiting_canary);
             for tally in &mut rollout.tallies {
                 tally.accepted = (tally.good, tally.bad());
             }
-            elapsed
+            went_on
         }
         _ => return,
     };
+    if awaiting_canary {
+        rollout.status = Status::AwaitingCanary;
+        return;
+    }
     rollout.status = Status::Active;
     rollout.wave_since = now
         .checked_sub(SignedDuration::from_secs(elapsed))
@@ -150,12 +160,20 @@ fn resume(rollout: &mut Rollout, now: Timestamp) {
 }
 
 fn halt(rollout: &mut Rollout, reason: String, now: Timestamp, actions: &mut Vec<Action>) {
-    if matches!(rollout.status, Status::Halted { .. } | Status::Superseded) {
-        return;
-    }
+    let (elapsed, awaiting_canary) = match &rollout.status {
+        Status::Halted { .. } | Status::Superseded => return,
+        Status::AwaitingCanary => (0, true),
+        Status::Paused {
+            elapsed,
+            awaiting_canary,
+            ..
+        } => (*elapsed, *awaiting_canary),
+        Status::Active | Status::Complete => (elapsed(rollout, now), false),
+    };
     rollout.status = Status::Halted {
         reason: reason.clone(),
-        elapsed: elapsed(rollout, now),
+        elapsed,
+        awaiting_canary,
     };
     actions.push(Action::Tell(Note::Halted { reason }));
 }
@@ -177,10 +195,16 @@ fn replan(policy: &Policy, rollout: &mut Rollout, now: Timestamp) {
     rollout.wave = rollout.wave.min(waves - 1);
     let waits = policy.canary.is_some() && rollout.total().granted == 0;
     match &mut rollout.status {
-        Status::AwaitingCanary if policy.canary.is_none() => rollout.status = Status::Active,
+        Status::AwaitingCanary if policy.canary.is_none() => {
+            rollout.status = Status::Active;
+            rollout.wave_since = now;
+        }
         Status::Active | Status::Complete if waits => rollout.status = Status::AwaitingCanary,
         Status::Complete => rollout.status = Status::Active,
         Status::Paused {
+            awaiting_canary, ..
+        }
+        | Status::Halted {
             awaiting_canary, ..
         } => *awaiting_canary = policy.canary.is_some() && (*awaiting_canary || waits),
         _ => {}

@@ -453,6 +453,67 @@ fn the_canary_goes_first() {
 }
 
 #[test]
+fn a_halt_does_not_spare_the_canary() {
+    let policy = Policy {
+        canary: Some("first".into()),
+        ..Policy::staged(7.0)
+    };
+    let tick = |canary| Event::Tick {
+        hosts: 1000,
+        behind: 1000,
+        canary,
+    };
+    let halt = Event::Halt {
+        reason: "the release was withdrawn: a mistake",
+    };
+    let later = |group: &mut Group, hours: i64| {
+        let by = SignedDuration::from_hours(hours);
+        group.now = group.now.checked_add(by).unwrap();
+    };
+    for paused in [false, true] {
+        let mut group = Group::new(policy.clone(), 1000);
+        later(&mut group, 100);
+        if paused {
+            group.step(Event::Pause { by: "ann" });
+        }
+        group.step(halt.clone());
+        later(&mut group, 100);
+        group.step(Event::Resume);
+        assert_eq!(group.rollout.status, Status::AwaitingCanary);
+        assert_eq!(group.asks(0), "group first goes first");
+        // The wait is not the wave's.
+        group.step(tick(Canary::Passed));
+        assert_eq!(group.rollout.wave_since, group.now);
+    }
+
+    // A canary that goes meanwhile is not waited for, and neither is the time in a pause.
+    let mut group = Group::new(policy.clone(), 1000);
+    group.step(halt.clone());
+    group.policy = Policy::staged(7.0);
+    group.step(Event::Replan);
+    later(&mut group, 100);
+    group.step(Event::Resume);
+    assert_eq!(group.rollout.status, Status::Active);
+    assert_eq!(group.rollout.wave_since, group.now);
+    group.step(Event::Pause { by: "ann" });
+    later(&mut group, 100);
+    group.step(halt);
+    group.step(Event::Resume);
+    assert_eq!(group.rollout.wave_since, group.now);
+
+    // As it was stored before.
+    let old = r#"{"is":"halted","reason":"x","elapsed":7}"#;
+    assert_eq!(
+        serde_json::from_str::<Status>(old).unwrap(),
+        Status::Halted {
+            reason: "x".into(),
+            elapsed: 7,
+            awaiting_canary: false
+        }
+    );
+}
+
+#[test]
 fn a_canary_that_did_not_keep_it_has_not_gone_well() {
     let with = |hosts: usize, bad: usize| {
         let mut group = Group::new(Policy::default(), hosts);
