@@ -166,6 +166,25 @@ fn a_bad_release_halts_by_itself_everywhere() {
         ("sshd.service failed", 10)
     );
 
+    // Neither a group that is made now nor one that comes from elsewhere tries it.
+    set(&server, "third", "stable", Policy::default());
+    server
+        .client()
+        .publish(&lab.release("1"), &channel("beta"), &mut |_, _| ())
+        .unwrap();
+    set(&server, "fourth", "beta", Policy::default());
+    assert_eq!(rollout(&server, "fourth").status, "active");
+    set(&server, "fourth", "stable", Policy::default());
+    for group in ["third", "fourth"] {
+        let state = rollout(&server, group);
+        assert_eq!(state.status, "halted", "{state:?}");
+        let reason = state.reason.unwrap();
+        assert!(reason.starts_with("halted in group s"), "{reason}");
+        let mut host = TestHost::new(&server, group, "1");
+        host.app.track = group.into();
+        assert_eq!(host.offered(), "-");
+    }
+
     // It stays so, and a halted release is not promoted.
     assert_eq!(server.signal(Signal::KILL), None);
     let server = lab.start();
