@@ -167,6 +167,14 @@ impl GrantState {
     }
 }
 
+/// Is a host still there when its grant's time is over? It has to have been seen near the end: one
+/// that asks while the release waits for its reboot, and does not come back from that, is lost.
+pub fn heard(began: Timestamp, expires: Timestamp, seen: Timestamp) -> bool {
+    let half = expires.duration_since(began).as_secs() / 2;
+    let end = half.clamp(0, 86_400);
+    seen.as_second() > expires.as_second().saturating_sub(end)
+}
+
 /// Why a host does not get it now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hold {

@@ -42,7 +42,7 @@ pub enum HostEvent<'a> {
     Good,
     /// It left the release again.
     Failed { reason: &'a str },
-    /// The grant's time is over. `heard`: the host has been seen after it began.
+    /// The grant's time is over. `heard`: the host is still there ([`super::heard`]).
     Expired { heard: bool },
 }
 

@@ -453,6 +453,17 @@ fn the_canary_goes_first() {
 }
 
 #[test]
+fn a_host_that_asked_before_its_reboot_and_never_again_is_lost() {
+    let at = |hours: i64| Timestamp::from_second(1_795_000_000 + hours * 3600).unwrap();
+    // Eight days, of which the last counts.
+    let seen = |hours| heard(at(0), at(192), at(hours));
+    assert!(!seen(1) && !seen(168) && seen(169) && seen(192));
+    // One day, of which half counts.
+    let seen = |hours| heard(at(0), at(24), at(hours));
+    assert!(!seen(1) && !seen(12) && seen(13));
+}
+
+#[test]
 fn a_halt_does_not_spare_the_canary() {
     let policy = Policy {
         canary: Some("first".into()),

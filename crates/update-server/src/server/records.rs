@@ -15,7 +15,7 @@ use super::plan::{Group, Plan};
 use super::policy::Asking;
 use super::sql::{Db, Row, SqlError, Value, params};
 use crate::api::{Activity, Event, FailureCount, HistoryPoint, Host, Overview, VersionCount};
-use crate::rollout::{Grant, GrantState};
+use crate::rollout::{self, Grant, GrantState};
 
 const KEEP_EVENTS_DAYS: i64 = 90;
 const KEEP_ACTIVITY_DAYS: i64 = 400;
@@ -376,21 +376,24 @@ pub(super) struct Due {
     pub(super) rollout: i64,
     pub(super) machine_id: String,
     pub(super) grant: Grant,
-    /// The host has been seen since it last said something about it.
+    /// The host was seen near the end of it.
     pub(super) heard: bool,
 }
 
 pub(super) fn due_grants(db: &Db, now: Timestamp, limit: u32) -> Result<Vec<Due>, ApiError> {
-    let sql = "SELECT g.rollout, g.machine_id, coalesce(h.last_seen, 0) > g.changed_at, \
+    let sql = "SELECT g.rollout, g.machine_id, coalesce(h.last_seen, 0), g.changed_at, \
                       g.wave, g.state, g.expires_at \
                FROM grants g LEFT JOIN hosts h ON h.machine_id = g.machine_id \
                WHERE g.expires_at <= $1 ORDER BY g.expires_at LIMIT $2";
     Ok(db.rows(sql, params![now, limit], |row| {
+        let grant = read_grant(row, 4)?;
+        let (seen, began) = (time(row, 2)?, time(row, 3)?);
+        let expires = grant.expires.unwrap_or(began);
         Ok(Due {
             rollout: row.get(0)?,
             machine_id: row.get(1)?,
-            heard: row.get(2)?,
-            grant: read_grant(row, 3)?,
+            heard: rollout::heard(began, expires, seen),
+            grant,
         })
     })?)
 }
