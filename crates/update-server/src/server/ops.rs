@@ -11,7 +11,7 @@ use super::plan::{Group, Plan};
 use super::records::{self, activity};
 use super::sql::{Db, params};
 use crate::api::{ChannelState, GroupState, RolloutState, SetGroup, WaveState};
-use crate::rollout::{Event, HostEvent, Status};
+use crate::rollout::{Event, Grant, HostEvent, Status};
 
 /// Who does it and when.
 #[derive(Clone, Debug)]
@@ -343,7 +343,10 @@ pub(super) fn forget_host(
         .collect();
     for (group, rollout) in turns {
         let grant = records::grant(db, rollout, machine_id)?;
-        if grant.as_ref().is_some_and(|grant| grant.expires.is_some()) {
+        if let Some(grant) = grant.filter(|grant| grant.expires.is_some()) {
+            // Its time is over now.
+            let expires = Some(by.now);
+            let grant = Some(Grant { expires, ..grant });
             let what = HostEvent::Expired { heard: true };
             let id = machine_id;
             plan.step(db, &group, Event::Host { id, grant, what }, by.now)?;
