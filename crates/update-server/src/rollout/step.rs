@@ -62,6 +62,8 @@ pub enum Action {
     Offer,
     Hold(Hold),
     SaveGrant(Grant),
+    /// All that was granted belongs to the first wave now.
+    RegroupGrants,
     Tell(Note),
 }
 
@@ -120,7 +122,7 @@ pub fn step(policy: &Policy, mut rollout: Rollout, event: Event<'_>, now: Timest
         Event::Resume => resume(&mut rollout, now),
         Event::Halt { reason } => halt(&mut rollout, reason.into(), now, &mut actions),
         Event::Supersede => rollout.status = Status::Superseded,
-        Event::Replan => replan(policy, &mut rollout, now),
+        Event::Replan => replan(policy, &mut rollout, now, &mut actions),
     }
     Step { rollout, actions }
 }
@@ -180,17 +182,15 @@ fn halt(rollout: &mut Rollout, reason: String, now: Timestamp, actions: &mut Vec
 
 /// Other waves begin with the first of them; whoever has a turn keeps it. A canary that is new is waited for
 /// unless somebody was ahead of it already.
-fn replan(policy: &Policy, rollout: &mut Rollout, now: Timestamp) {
+fn replan(policy: &Policy, rollout: &mut Rollout, now: Timestamp, actions: &mut Vec<Action>) {
     let waves = policy.waves.len().max(1);
     if rollout.tallies.len() != waves {
         let total = rollout.total();
-        let begun = total.granted > 0;
         rollout.tallies = vec![Tally::default(); waves];
         rollout.wave = 0;
         rollout.wave_since = now;
-        if begun {
-            rollout.tallies[0] = total;
-        }
+        rollout.tallies[0] = total;
+        actions.push(Action::RegroupGrants);
     }
     rollout.wave = rollout.wave.min(waves - 1);
     let waits = policy.canary.is_some() && rollout.total().granted == 0;

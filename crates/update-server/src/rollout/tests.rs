@@ -33,6 +33,10 @@ impl Group {
         let out = step(&self.policy, self.rollout.clone(), event, self.now);
         self.rollout = out.rollout;
         for action in &out.actions {
+            if *action == Action::RegroupGrants {
+                let grants = self.grants.iter_mut().flatten();
+                grants.for_each(|grant| grant.wave = 0);
+            }
             if let Action::Tell(note) = action {
                 self.told.push(match note {
                     Note::CanaryPassed => "canary passed".into(),
@@ -60,7 +64,7 @@ impl Group {
                 Action::SaveGrant(grant) => self.grants[host] = Some(grant),
                 Action::Offer => answer = "offer".into(),
                 Action::Hold(hold) => answer = hold.to_string(),
-                Action::Tell(_) => {}
+                Action::Tell(_) | Action::RegroupGrants => {}
             }
         }
         answer
@@ -580,6 +584,39 @@ fn other_waves_begin_anew_and_take_nothing_back() {
     assert!((100..130).contains(&offered), "{offered}");
     group.step(Event::Supersede);
     assert_eq!(group.asks(0), "the rollout is over");
+}
+
+#[test]
+fn other_waves_keep_what_was_counted_and_accepted() {
+    let waves = |waves: Vec<u8>| Policy {
+        waves,
+        days: 2.0,
+        ..Policy::default()
+    };
+    let mut group = Group::new(waves(vec![50, 100]), 100);
+    group.all_ask();
+    group.all_granted_are(HostEvent::Failed { reason: "x" });
+    assert!(matches!(group.rollout.status, Status::Halted { .. }));
+    group.step(Event::Resume);
+    let failed = group.rollout.total().failed;
+    group.wait(72);
+    let mut late = (0..100).filter(|host| group.grants[*host].is_none());
+    let late = [late.next().unwrap(), late.next().unwrap()];
+    for host in late {
+        assert_eq!(group.asks(host), "offer");
+    }
+
+    group.policy = waves(vec![5, 50, 100]);
+    group.step(Event::Replan);
+    // One more is not too many: the others were accepted.
+    group.host(late[0], HostEvent::Failed { reason: "x" });
+    assert_eq!(group.rollout.status, Status::Active);
+    // It is counted where it is taken away again.
+    group.host(late[1], HostEvent::Good);
+    group.host(late[0], HostEvent::Good);
+    let total = group.rollout.total();
+    assert_eq!((total.good, total.failed), (2, failed));
+    assert_eq!(group.rollout.tallies[0], total);
 }
 
 proptest::proptest! {

@@ -176,10 +176,11 @@ pub(super) fn set_group(
         policy: wanted.policy,
         own: true,
     };
-    let replan = plan
+    let other = plan
         .groups
         .get(name.as_str())
-        .is_some_and(|before| before.policy != group.policy && before.channel == group.channel);
+        .is_some_and(|before| before.policy != group.policy);
+    let before = plan.rollouts.get(name.as_str()).map(|current| current.id);
     catalog::set_group(db, &group, by.now)?;
     let detail = serde_json::to_string(&group.policy).unwrap_or_default();
     by.note(
@@ -189,7 +190,8 @@ pub(super) fn set_group(
         &format!("channel {}, {detail}", group.channel),
     )?;
     plan.reload(db, by.now)?;
-    if replan {
+    // A new rollout has its plan.
+    if other && before == plan.rollouts.get(name.as_str()).map(|current| current.id) {
         plan.step(db, name.as_str(), Event::Replan, by.now)?;
     }
     let (theirs, values) = (

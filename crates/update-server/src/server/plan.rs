@@ -224,6 +224,7 @@ impl Plan {
                         records::save_grant(db, id, host, grant, now)?;
                     }
                 }
+                Action::RegroupGrants => records::regroup_grants(db, id)?,
                 Action::Tell(note) => {
                     let (action, detail) = tell(note, host.as_deref());
                     let subject = format!("release {version} in group {group}");

@@ -371,6 +371,13 @@ pub(super) fn save_grant(
     Ok(())
 }
 
+/// Other waves begin with the first of them.
+pub(super) fn regroup_grants(db: &Db, rollout: i64) -> Result<(), ApiError> {
+    let sql = "UPDATE grants SET wave = 0 WHERE rollout = $1 AND wave <> 0";
+    db.execute(sql, params![rollout])?;
+    Ok(())
+}
+
 /// A grant whose time is over.
 pub(super) struct Due {
     pub(super) rollout: i64,

@@ -245,6 +245,29 @@ fn a_canary_goes_first() {
 }
 
 #[test]
+fn a_policy_counts_at_once_for_a_rollout_that_goes_on() {
+    let lab = Lab::new();
+    let server = lab.start();
+    let client = server.client();
+    server.publish(&lab.release("2"));
+    client.set_channel(&channel("beta"), &version("2")).unwrap();
+    set(&server, "web", "stable", Policy::default());
+    let before = rollout(&server, "web").id;
+    // Another channel with the same release, and other waves.
+    set(&server, "web", "beta", Policy::staged(7.0));
+    let after = rollout(&server, "web");
+    assert_eq!((after.id, after.waves.len()), (before, 7));
+    // The same with a canary and nothing else.
+    let canary = Some("beta".to_owned());
+    let policy = Policy {
+        canary,
+        ..Policy::staged(7.0)
+    };
+    set(&server, "web", "stable", policy);
+    assert_eq!(rollout(&server, "web").status, "awaiting_canary");
+}
+
+#[test]
 fn floors_are_passed_one_hop_at_a_time() {
     let lab = Lab::new();
     let server = lab.start();
