@@ -180,6 +180,7 @@ impl Repository {
         held: fs::File,
     ) -> Result<Self> {
         Self::untouched(dir)?;
+        channels.iter().try_for_each(publish::not_reserved)?;
         let it = Self {
             dir: dir.into(),
             keys: dir.into(),

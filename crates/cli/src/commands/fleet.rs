@@ -1,6 +1,6 @@
 //! `orlop fleet`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use release::Channel;
@@ -140,9 +140,32 @@ pub struct ServerArg {
     /// The update-server; without it the lab's
     #[arg(long, env = "ORLOP_SERVER", value_name = "URL")]
     server: Option<String>,
+    /// The file with a token of the server; without it the lab's admin token, where something is changed
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 impl ServerArg {
+    /// To look at it: some servers let only those look who have a token.
+    pub fn reader(&self) -> Result<Server> {
+        let token = self.token_file.as_deref().map(read_token).transpose()?;
+        Server::new(&self.url()?, token.as_deref()).map_err(explain)
+    }
+
+    /// To change something on it.
+    pub fn operator(&self) -> Result<Server> {
+        let token = read_token(&self.token_path()?)?;
+        Server::new(&self.url()?, Some(&token)).map_err(explain)
+    }
+
+    /// Where the token is that one changes something with.
+    pub fn token_path(&self) -> Result<PathBuf> {
+        match &self.token_file {
+            Some(path) => Ok(path.clone()),
+            None => Ok(lab()?.server().join("token")),
+        }
+    }
+
     /// The address that is meant.
     pub fn url(&self) -> Result<String> {
         if let Some(url) = &self.server {
@@ -154,6 +177,15 @@ impl ServerArg {
             |server| server.url(),
         ))
     }
+}
+
+pub fn read_token(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| {
+        format!(
+            "cannot read the server's token {}; is it the server of this lab? --token-file names another",
+            path.display()
+        )
+    })
 }
 
 /// The error with what the operator can do about it.
@@ -178,14 +210,10 @@ struct Fleet {
     rollouts: Vec<RolloutState>,
 }
 
-fn connect(server: &ServerArg) -> Result<Server> {
-    Server::new(&server.url()?, None).map_err(explain)
-}
-
 pub fn run(command: &Command) -> Result<Exit> {
     match command {
         Command::Status { server, output } => {
-            let client = connect(server)?;
+            let client = server.reader()?;
             let fleet = Fleet {
                 hosts: client.hosts().map_err(explain)?,
                 channels: client.channels().map_err(explain)?,
@@ -198,15 +226,15 @@ pub fn run(command: &Command) -> Result<Exit> {
             host,
             server,
             output,
-        } => show(&connect(server)?, host, output)?,
+        } => show(&server.reader()?, host, output)?,
         Command::Rollouts { server, output } => {
-            let rollouts = connect(server)?.rollouts().map_err(explain)?;
+            let rollouts = server.reader()?.rollouts().map_err(explain)?;
             output::print(output.output, &rollouts, |rollouts| {
                 rollout::table(rollouts)
             })?;
         }
         Command::Groups { server, output } => {
-            let groups = connect(server)?.groups().map_err(explain)?;
+            let groups = server.reader()?.groups().map_err(explain)?;
             output::print(output.output, &groups, |groups| groups_table(groups))?;
         }
         Command::SetGroup(args) => set_group(args)?,
@@ -486,4 +514,52 @@ fn text(fleet: &Fleet) -> String {
         ],
         &rows,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Words {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    /// What a server hears of who looks at it.
+    #[test]
+    fn whoever_looks_shows_the_token_that_was_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = dir.path().join("token");
+        std::fs::write(&token, "s3cret\n").unwrap();
+        let server = tiny_http::Server::http("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", server.server_addr().to_ip().unwrap());
+        let heard = std::thread::spawn(move || {
+            let request = server.recv().unwrap();
+            let header = request
+                .headers()
+                .iter()
+                .find(|header| header.field.equiv("Authorization"));
+            let heard = header.map(|header| header.value.to_string());
+            request
+                .respond(tiny_http::Response::from_string("[]"))
+                .unwrap();
+            heard
+        });
+        let token = token.to_str().unwrap();
+        let words = [
+            "fleet",
+            "groups",
+            "--server",
+            &url,
+            "--token-file",
+            token,
+            "--output",
+            "json",
+        ];
+        let words = Words::try_parse_from(words).unwrap_or_else(|e| panic!("{e}"));
+        run(&words.command).unwrap();
+        assert_eq!(heard.join().unwrap().as_deref(), Some("Bearer s3cret"));
+    }
 }

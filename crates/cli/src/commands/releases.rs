@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use release::{Channel, Version};
 use serde::Serialize;
 use update_server::client::{FlatcarFiles, Publication, Server};
@@ -78,9 +78,6 @@ pub struct PublishArgs {
     dry_run: bool,
     #[command(flatten)]
     server: ServerArg,
-    /// The file with the server's admin token; without it the lab's
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
     /// Make deltas from this many earlier releases of the server, as far as their files are here
     #[arg(long, default_value_t = 3, value_name = "N")]
     deltas: usize,
@@ -184,21 +181,18 @@ fn show(version: Option<&str>, format: Format) -> Result<Exit> {
 fn publish(args: &PublishArgs) -> Result<Exit> {
     let lab = lab()?;
     if let Some(payload) = &args.flatcar {
-        return publish_flatcar(args, &lab, payload);
+        return publish_flatcar(args, payload);
     }
     let release = find(&lab, args.version.as_deref())?;
     let url = args.server.url()?;
     if args.dry_run {
-        let server = Server::new(&url, None).map_err(fleet::explain)?;
+        let server = args.server.reader()?;
         let plan = server.plan(&release.dir, &args.channel);
         return foretell(args, &server, plan.map_err(fleet::explain)?);
     }
-    let token = args
-        .token_file
-        .clone()
-        .unwrap_or_else(|| lab.server().join("token"));
+    let token = args.server.token_path()?;
     if args.deltas > 0 {
-        let server = Server::new(&url, None).map_err(fleet::explain)?;
+        let server = args.server.operator()?;
         let published = server.releases().map_err(fleet::explain)?;
         let is_there = |it: &update_server::api::Release| it.version.to_string() == release.version;
         // A published release never changes: it keeps the deltas that it came with.
@@ -228,7 +222,7 @@ fn publish(args: &PublishArgs) -> Result<Exit> {
 }
 
 /// No metadata of ours is signed for it: Flatcar's hosts would not look at it.
-fn publish_flatcar(args: &PublishArgs, lab: &Lab, payload: &Path) -> Result<Exit> {
+fn publish_flatcar(args: &PublishArgs, payload: &Path) -> Result<Exit> {
     let version = args.version.as_deref().unwrap_or_default();
     let files = FlatcarFiles {
         version: version.parse()?,
@@ -239,15 +233,11 @@ fn publish_flatcar(args: &PublishArgs, lab: &Lab, payload: &Path) -> Result<Exit
     };
     let url = args.server.url()?;
     if args.dry_run {
-        let server = Server::new(&url, None).map_err(fleet::explain)?;
+        let server = args.server.reader()?;
         let plan = server.plan_flatcar(&files, &args.channel);
         return foretell(args, &server, plan.map_err(fleet::explain)?);
     }
-    let token = args
-        .token_file
-        .clone()
-        .unwrap_or_else(|| lab.server().join("token"));
-    let server = connect(&url, &token)?;
+    let server = args.server.operator()?;
     let step = Step::begin(&format!("publish Flatcar {version}"));
     let publication = server
         .upload_flatcar(&files, &args.channel, &mut |sent, total| {
@@ -328,7 +318,8 @@ pub fn publish_to(
     sign: &dyn Fn(&Server) -> Result<()>,
     progress: &dyn Fn(u64, u64),
 ) -> Result<Publication> {
-    let server = connect(url, token_file)?;
+    let token = fleet::read_token(token_file)?;
+    let server = Server::new(url, Some(&token)).map_err(fleet::explain)?;
     let publication = server
         .upload(&release.dir, channel, &mut |sent, total| {
             progress(sent, total)
@@ -339,11 +330,4 @@ pub fn publish_to(
         .set_channel(channel, &publication.version)
         .map_err(fleet::explain)?;
     Ok(publication)
-}
-
-fn connect(url: &str, token_file: &Path) -> Result<Server> {
-    let token = fs::read_to_string(token_file).with_context(|| {
-        format!("cannot read the server's token {}; is it the server of this lab? --token-file names another", token_file.display())
-    })?;
-    Server::new(url, Some(&token)).map_err(fleet::explain)
 }

@@ -1,17 +1,13 @@
 //! What an update-server does with its releases: `orlop release promote`, `pause`, `resume`,
 //! `withdraw`, `restore`, `list --published`.
 
-use std::fs;
-use std::path::PathBuf;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use release::{Channel, Version};
 use serde::Serialize;
 use update_server::api::{Release, RolloutState};
 use update_server::client::{Rollouts, Server};
 
 use super::fleet::{ServerArg, explain};
-use super::lab;
 use super::tuf::TufArg;
 use crate::exit::Exit;
 use crate::output::{self, Format, Output};
@@ -21,24 +17,11 @@ use crate::output::{self, Format, Output};
 pub struct OperatorArgs {
     #[command(flatten)]
     server: ServerArg,
-    /// The file with a token of the server; without it the lab's admin token
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
 }
 
 impl OperatorArgs {
     pub fn connect(&self) -> Result<Server> {
-        let path = match &self.token_file {
-            Some(path) => path.clone(),
-            None => lab()?.server().join("token"),
-        };
-        let token = fs::read_to_string(&path).with_context(|| {
-            format!(
-                "cannot read the server's token {}; is it the server of this lab? --token-file names another",
-                path.display()
-            )
-        })?;
-        Server::new(&self.server.url()?, Some(&token)).map_err(explain)
+        self.server.operator()
     }
 }
 
@@ -213,7 +196,7 @@ pub fn restore(args: &RestoreArgs) -> Result<Exit> {
 
 /// `orlop release list --published`
 pub fn list(server: &ServerArg, format: Format) -> Result<Exit> {
-    let server = Server::new(&server.url()?, None).map_err(explain)?;
+    let server = server.reader()?;
     let releases = server.releases().map_err(explain)?;
     output::print(format, &releases, |releases| {
         if releases.is_empty() {

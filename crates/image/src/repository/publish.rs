@@ -75,6 +75,7 @@ impl Repository {
         replace: bool,
         now: Time,
     ) -> Result<String> {
+        not_reserved(channel)?;
         let manifest = Envelope::parse(bytes)
             .and_then(|it| it.unverified_manifest())
             .context("that is no signed manifest")?;
@@ -118,6 +119,7 @@ impl Repository {
 
     /// A new channel gets a key of its own; the key of targets says so.
     pub fn ensure_channel(&self, channel: &Channel, now: Time) -> Result<()> {
+        not_reserved(channel)?;
         let mut channels = self.channels()?;
         if channels.contains(channel) {
             return Ok(());
@@ -247,6 +249,15 @@ impl Repository {
         }
         Ok((channels, bytes))
     }
+}
+
+/// A channel is a role, and its metadata a file of its name beside those of TUF's own roles.
+pub(super) fn not_reserved(channel: &Channel) -> Result<()> {
+    ensure!(
+        !["root", "targets", "snapshot", "timestamp"].contains(&channel.as_str()),
+        "{channel} cannot be a channel here: TUF's own metadata has that name"
+    );
+    Ok(())
 }
 
 fn copy_whole(from: &Path, to: &Path) -> Result<()> {

@@ -130,6 +130,33 @@ fn hosts_follow_every_rotation() {
     );
 }
 
+#[test]
+fn a_channel_does_not_take_the_place_of_tufs_own_roles() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("tuf");
+    let (stable, life) = (Channel::stable(), Lifetimes::default());
+    let it = Repository::init(&dir, std::slice::from_ref(&stable), life, now()).unwrap();
+    let first = fs::read(it.root_file().unwrap()).unwrap();
+    let release = release_dir(&tmp.path().join("release"));
+    it.add(&stable, &release, now()).unwrap();
+    for name in ["root", "targets", "snapshot", "timestamp"] {
+        let channel: Channel = name.parse().unwrap();
+        let version = "1".parse().unwrap();
+        let refused = [
+            it.publish(&channel, &release, now()).map(drop),
+            it.promote(&stable, &channel, &version, now()).map(drop),
+            it.ensure_channel(&channel, now()),
+            Repository::init(&tmp.path().join(name), &[channel], life, now()).map(drop),
+        ];
+        for refused in refused {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("cannot be a channel here"), "{error}");
+        }
+        assert!(!tmp.path().join(name).join("offline").exists());
+    }
+    followed(&dir, &first, now()).unwrap();
+}
+
 /// By today's clock, which is the only one that it takes.
 #[test]
 fn python_tuf_follows_every_rotation_too() {

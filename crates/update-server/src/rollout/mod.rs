@@ -58,6 +58,8 @@ pub enum Status {
     Halted {
         reason: String,
         elapsed: i64,
+        #[serde(default)]
+        awaiting_canary: bool,
     },
     /// Every host has it. Late ones still get it.
     Complete,
@@ -163,6 +165,14 @@ impl GrantState {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
+}
+
+/// Is a host still there when its grant's time is over? It has to have been seen near the end: one
+/// that asks while the release waits for its reboot, and does not come back from that, is lost.
+pub fn heard(began: Timestamp, expires: Timestamp, seen: Timestamp) -> bool {
+    let half = expires.duration_since(began).as_secs() / 2;
+    let end = half.clamp(0, 86_400);
+    seen.as_second() > expires.as_second().saturating_sub(end)
 }
 
 /// Why a host does not get it now.
@@ -274,8 +284,31 @@ impl Rollout {
             total.good += tally.good;
             total.failed += tally.failed;
             total.lost += tally.lost;
+            total.accepted.0 += tally.accepted.0;
+            total.accepted.1 += tally.accepted.1;
         }
         total
+    }
+
+    /// Did it go well with everybody whose turn came? Few hosts are held to more than many: a
+    /// budget says nothing of a handful, so none of them may have left it.
+    pub fn went_well(&self, policy: &Policy) -> bool {
+        let total = self.total();
+        let everybody = match self.status {
+            // Nobody needed it.
+            Status::Complete if total.granted == 0 => return total.bad() == 0,
+            Status::Complete => true,
+            Status::Active => self.wave + 1 >= self.tallies.len() && total.waiting() == 0,
+            _ => false,
+        };
+        let (good, bad) = total.unaccepted();
+        let few = good + bad < u64::from(policy.halt.minimum_sample);
+        let kept = if few {
+            bad == 0
+        } else {
+            !exceeds(policy.halt.failure_budget, good, bad)
+        };
+        everybody && total.good > 0 && kept
     }
 
     /// When the next wave opens, if nothing speaks against it.

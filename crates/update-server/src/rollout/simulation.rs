@@ -200,7 +200,8 @@ fn simulate(policy: &Policy, bad: Bad, seed: u64) -> Outcome {
                 offered
             };
             if let Some(grant) = host.grant.filter(|g| g.expires.is_some_and(|e| e <= now)) {
-                let heard = host.seen > host.began;
+                let expires = grant.expires.unwrap();
+                let heard = heard(at(host.began), expires, at(host.seen));
                 feed(&mut rollout, &mut host.grant, HostEvent::Expired { heard });
                 assert!(host.grant != Some(grant), "nothing became of {grant:?}");
             }
@@ -237,12 +238,13 @@ fn simulate(policy: &Policy, bad: Bad, seed: u64) -> Outcome {
                     Fate::Vanishes => host.gone = true,
                 }
             }
-            if host.gone || host.done || host.fate.is_some() || host.asks_next > minutes {
+            if host.gone || host.done || host.asks_next > minutes {
                 continue;
             }
             host.asks_next = minutes + host.every;
             host.seen = minutes;
-            if feed(&mut rollout, &mut host.grant, HostEvent::Asks) {
+            // Also while the release waits for its reboot.
+            if feed(&mut rollout, &mut host.grant, HostEvent::Asks) && host.fate.is_none() {
                 host.fate = Some((minutes + noise.between(1, 20), Fate::Starts));
             }
         }

@@ -42,7 +42,7 @@ pub enum HostEvent<'a> {
     Good,
     /// It left the release again.
     Failed { reason: &'a str },
-    /// The grant's time is over. `heard`: the host has been seen after it began.
+    /// The grant's time is over. `heard`: the host is still there ([`super::heard`]).
     Expired { heard: bool },
 }
 
@@ -52,7 +52,7 @@ pub enum Canary {
     /// There is none to wait for.
     None,
     Running,
-    /// Every host of it that began has a verdict, and nothing stopped it.
+    /// Every host of it that began has a verdict, and it went well ([`Rollout::went_well`]).
     Passed,
 }
 
@@ -62,6 +62,8 @@ pub enum Action {
     Offer,
     Hold(Hold),
     SaveGrant(Grant),
+    /// All that was granted belongs to the first wave now.
+    RegroupGrants,
     Tell(Note),
 }
 
@@ -105,9 +107,14 @@ pub fn step(policy: &Policy, mut rollout: Rollout, event: Event<'_>, now: Timest
         Event::Pause { by } => {
             let awaiting_canary = rollout.status == Status::AwaitingCanary;
             if awaiting_canary || matches!(rollout.status, Status::Active | Status::Complete) {
+                let elapsed = if awaiting_canary {
+                    0
+                } else {
+                    elapsed(&rollout, now)
+                };
                 rollout.status = Status::Paused {
                     by: by.into(),
-                    elapsed: elapsed(&rollout, now),
+                    elapsed,
                     awaiting_canary,
                 };
             }
@@ -115,7 +122,7 @@ pub fn step(policy: &Policy, mut rollout: Rollout, event: Event<'_>, now: Timest
         Event::Resume => resume(&mut rollout, now),
         Event::Halt { reason } => halt(&mut rollout, reason.into(), now, &mut actions),
         Event::Supersede => rollout.status = Status::Superseded,
-        Event::Replan => replan(policy, &mut rollout, now),
+        Event::Replan => replan(policy, &mut rollout, now, &mut actions),
     }
     Step { rollout, actions }
 }
@@ -125,24 +132,29 @@ fn elapsed(rollout: &Rollout, now: Timestamp) -> i64 {
 }
 
 fn resume(rollout: &mut Rollout, now: Timestamp) {
-    let elapsed = match &rollout.status {
+    let (elapsed, awaiting_canary) = match &rollout.status {
         Status::Paused {
-            awaiting_canary: true,
+            elapsed,
+            awaiting_canary,
+            ..
+        } => (*elapsed, *awaiting_canary),
+        Status::Halted {
+            elapsed,
+            awaiting_canary,
             ..
         } => {
-            rollout.status = Status::AwaitingCanary;
-            return;
-        }
-        Status::Paused { elapsed, .. } => *elapsed,
-        Status::Halted { elapsed, .. } => {
-            let elapsed = *elapsed;
+            let went_on = (*elapsed, *awaiting_canary);
             for tally in &mut rollout.tallies {
                 tally.accepted = (tally.good, tally.bad());
             }
-            elapsed
+            went_on
         }
         _ => return,
     };
+    if awaiting_canary {
+        rollout.status = Status::AwaitingCanary;
+        return;
+    }
     rollout.status = Status::Active;
     rollout.wave_since = now
         .checked_sub(SignedDuration::from_secs(elapsed))
@@ -150,37 +162,49 @@ fn resume(rollout: &mut Rollout, now: Timestamp) {
 }
 
 fn halt(rollout: &mut Rollout, reason: String, now: Timestamp, actions: &mut Vec<Action>) {
-    if matches!(rollout.status, Status::Halted { .. } | Status::Superseded) {
-        return;
-    }
+    let (elapsed, awaiting_canary) = match &rollout.status {
+        Status::Halted { .. } | Status::Superseded => return,
+        Status::AwaitingCanary => (0, true),
+        Status::Paused {
+            elapsed,
+            awaiting_canary,
+            ..
+        } => (*elapsed, *awaiting_canary),
+        Status::Active | Status::Complete => (elapsed(rollout, now), false),
+    };
     rollout.status = Status::Halted {
         reason: reason.clone(),
-        elapsed: elapsed(rollout, now),
+        elapsed,
+        awaiting_canary,
     };
     actions.push(Action::Tell(Note::Halted { reason }));
 }
 
 /// Other waves begin with the first of them; whoever has a turn keeps it. A canary that is new is waited for
 /// unless somebody was ahead of it already.
-fn replan(policy: &Policy, rollout: &mut Rollout, now: Timestamp) {
+fn replan(policy: &Policy, rollout: &mut Rollout, now: Timestamp, actions: &mut Vec<Action>) {
     let waves = policy.waves.len().max(1);
     if rollout.tallies.len() != waves {
         let total = rollout.total();
-        let begun = total.granted > 0;
         rollout.tallies = vec![Tally::default(); waves];
         rollout.wave = 0;
         rollout.wave_since = now;
-        if begun {
-            rollout.tallies[0] = total;
-        }
+        rollout.tallies[0] = total;
+        actions.push(Action::RegroupGrants);
     }
     rollout.wave = rollout.wave.min(waves - 1);
     let waits = policy.canary.is_some() && rollout.total().granted == 0;
     match &mut rollout.status {
-        Status::AwaitingCanary if policy.canary.is_none() => rollout.status = Status::Active,
+        Status::AwaitingCanary if policy.canary.is_none() => {
+            rollout.status = Status::Active;
+            rollout.wave_since = now;
+        }
         Status::Active | Status::Complete if waits => rollout.status = Status::AwaitingCanary,
         Status::Complete => rollout.status = Status::Active,
         Status::Paused {
+            awaiting_canary, ..
+        }
+        | Status::Halted {
             awaiting_canary, ..
         } => *awaiting_canary = policy.canary.is_some() && (*awaiting_canary || waits),
         _ => {}

@@ -33,6 +33,10 @@ impl Group {
         let out = step(&self.policy, self.rollout.clone(), event, self.now);
         self.rollout = out.rollout;
         for action in &out.actions {
+            if *action == Action::RegroupGrants {
+                let grants = self.grants.iter_mut().flatten();
+                grants.for_each(|grant| grant.wave = 0);
+            }
             if let Action::Tell(note) = action {
                 self.told.push(match note {
                     Note::CanaryPassed => "canary passed".into(),
@@ -60,7 +64,7 @@ impl Group {
                 Action::SaveGrant(grant) => self.grants[host] = Some(grant),
                 Action::Offer => answer = "offer".into(),
                 Action::Hold(hold) => answer = hold.to_string(),
-                Action::Tell(_) => {}
+                Action::Tell(_) | Action::RegroupGrants => {}
             }
         }
         answer
@@ -453,6 +457,121 @@ fn the_canary_goes_first() {
 }
 
 #[test]
+fn a_host_that_asked_before_its_reboot_and_never_again_is_lost() {
+    let at = |hours: i64| Timestamp::from_second(1_795_000_000 + hours * 3600).unwrap();
+    // Eight days, of which the last counts.
+    let seen = |hours| heard(at(0), at(192), at(hours));
+    assert!(!seen(1) && !seen(168) && seen(169) && seen(192));
+    // One day, of which half counts.
+    let seen = |hours| heard(at(0), at(24), at(hours));
+    assert!(!seen(1) && !seen(12) && seen(13));
+}
+
+#[test]
+fn a_halt_does_not_spare_the_canary() {
+    let policy = Policy {
+        canary: Some("first".into()),
+        ..Policy::staged(7.0)
+    };
+    let tick = |canary| Event::Tick {
+        hosts: 1000,
+        behind: 1000,
+        canary,
+    };
+    let halt = Event::Halt {
+        reason: "the release was withdrawn: a mistake",
+    };
+    let later = |group: &mut Group, hours: i64| {
+        let by = SignedDuration::from_hours(hours);
+        group.now = group.now.checked_add(by).unwrap();
+    };
+    for paused in [false, true] {
+        let mut group = Group::new(policy.clone(), 1000);
+        later(&mut group, 100);
+        if paused {
+            group.step(Event::Pause { by: "ann" });
+        }
+        group.step(halt.clone());
+        later(&mut group, 100);
+        group.step(Event::Resume);
+        assert_eq!(group.rollout.status, Status::AwaitingCanary);
+        assert_eq!(group.asks(0), "group first goes first");
+        // The wait is not the wave's.
+        group.step(tick(Canary::Passed));
+        assert_eq!(group.rollout.wave_since, group.now);
+    }
+
+    // A canary that goes meanwhile is not waited for, and neither is the time in a pause.
+    let mut group = Group::new(policy.clone(), 1000);
+    group.step(halt.clone());
+    group.policy = Policy::staged(7.0);
+    group.step(Event::Replan);
+    later(&mut group, 100);
+    group.step(Event::Resume);
+    assert_eq!(group.rollout.status, Status::Active);
+    assert_eq!(group.rollout.wave_since, group.now);
+    group.step(Event::Pause { by: "ann" });
+    later(&mut group, 100);
+    group.step(halt);
+    group.step(Event::Resume);
+    assert_eq!(group.rollout.wave_since, group.now);
+
+    // As it was stored before.
+    let old = r#"{"is":"halted","reason":"x","elapsed":7}"#;
+    assert_eq!(
+        serde_json::from_str::<Status>(old).unwrap(),
+        Status::Halted {
+            reason: "x".into(),
+            elapsed: 7,
+            awaiting_canary: false
+        }
+    );
+}
+
+#[test]
+fn a_canary_that_did_not_keep_it_has_not_gone_well() {
+    let with = |hosts: usize, bad: usize| {
+        let mut group = Group::new(Policy::default(), hosts);
+        assert!(!group.rollout.went_well(&group.policy), "nobody had it");
+        group.all_ask();
+        assert!(!group.rollout.went_well(&group.policy), "nobody is through");
+        for host in 0..hosts {
+            let what = if host < bad {
+                HostEvent::Failed { reason: "x" }
+            } else {
+                HostEvent::Good
+            };
+            group.host(host, what);
+        }
+        group.wait(1);
+        group
+    };
+    let well = |hosts, bad| {
+        let group = with(hosts, bad);
+        assert_eq!(group.rollout.status, Status::Complete);
+        group.rollout.went_well(&group.policy)
+    };
+    assert!(well(1, 0) && well(9, 0) && well(200, 2));
+    assert!(!well(1, 1) && !well(9, 9) && !well(9, 1));
+
+    // What an operator accepted is not held against it.
+    let mut group = with(30, 20);
+    assert!(matches!(group.rollout.status, Status::Halted { .. }));
+    assert!(!group.rollout.went_well(&group.policy));
+    group.step(Event::Resume);
+    assert!(group.rollout.went_well(&group.policy));
+
+    // Nobody needed it.
+    let mut group = Group::new(Policy::default(), 5);
+    group.step(Event::Tick {
+        hosts: 5,
+        behind: 0,
+        canary: Canary::None,
+    });
+    assert!(group.rollout.went_well(&group.policy));
+}
+
+#[test]
 fn other_waves_begin_anew_and_take_nothing_back() {
     let mut group = Group::new(Policy::default(), 1000);
     for host in 0..100 {
@@ -465,6 +584,39 @@ fn other_waves_begin_anew_and_take_nothing_back() {
     assert!((100..130).contains(&offered), "{offered}");
     group.step(Event::Supersede);
     assert_eq!(group.asks(0), "the rollout is over");
+}
+
+#[test]
+fn other_waves_keep_what_was_counted_and_accepted() {
+    let waves = |waves: Vec<u8>| Policy {
+        waves,
+        days: 2.0,
+        ..Policy::default()
+    };
+    let mut group = Group::new(waves(vec![50, 100]), 100);
+    group.all_ask();
+    group.all_granted_are(HostEvent::Failed { reason: "x" });
+    assert!(matches!(group.rollout.status, Status::Halted { .. }));
+    group.step(Event::Resume);
+    let failed = group.rollout.total().failed;
+    group.wait(72);
+    let mut late = (0..100).filter(|host| group.grants[*host].is_none());
+    let late = [late.next().unwrap(), late.next().unwrap()];
+    for host in late {
+        assert_eq!(group.asks(host), "offer");
+    }
+
+    group.policy = waves(vec![5, 50, 100]);
+    group.step(Event::Replan);
+    // One more is not too many: the others were accepted.
+    group.host(late[0], HostEvent::Failed { reason: "x" });
+    assert_eq!(group.rollout.status, Status::Active);
+    // It is counted where it is taken away again.
+    group.host(late[1], HostEvent::Good);
+    group.host(late[0], HostEvent::Good);
+    let total = group.rollout.total();
+    assert_eq!((total.good, total.failed), (2, failed));
+    assert_eq!(group.rollout.tallies[0], total);
 }
 
 proptest::proptest! {

@@ -16,11 +16,11 @@ use release::status::Health;
 
 use super::catalog::{self, Content, Published};
 use super::error::ApiError;
-use super::plan::{Chosen, Group, Plan, Wait};
+use super::plan::{Chosen, Current, Group, Plan, Wait};
 use super::policy::Asking;
 use super::sql::Db;
 use super::{Shared, records};
-use crate::rollout::{Action, Event, Grant, HostEvent, Turn};
+use crate::rollout::{Action, Event, Grant, GrantState, HostEvent, Turn};
 
 /// Nobody has more; each one costs a transaction.
 const MAX_APPS: usize = 4;
@@ -207,9 +207,15 @@ fn record(
 ) -> Result<Option<Choice>, ApiError> {
     let group = records::seen(db, plan, id, app, now)?;
     let group = group.as_deref();
+    let current = group
+        .and_then(|group| plan.rollouts.get(&group.name))
+        .cloned();
+    let grant = granted(db, plan, group, id)?;
     for event in &app.events {
-        records::event(db, id, event, now)?;
-        match event.meaning() {
+        let (event, meaning) = understand(event, app, plan, current.as_deref(), grant.as_ref());
+        let event = &event;
+        records::event(db, id, event, meaning, now)?;
+        match meaning {
             EventMeaning::Failed => failed(db, id, event, now)?,
             EventMeaning::Good => {
                 if let Some(version) = &event.version {
@@ -219,7 +225,7 @@ fn record(
             EventMeaning::FailuresCleared => records::forget_failures(db, id)?,
             _ => {}
         }
-        advance(db, plan, group, id, event, now)?;
+        advance(db, plan, group, id, (event, meaning), now)?;
     }
     let grant = granted(db, plan, group, id)?;
     if arrived(plan, group, app, grant.as_ref()) {
@@ -251,13 +257,57 @@ fn record(
     Ok(Some(chosen))
 }
 
+/// What an event means, and what it is about. Ours say which version that is. update_engine's say
+/// nothing of the kind, so what runs has to tell: it reports success (3/2) with every check, says
+/// "failed" (3/0) of whatever went wrong, and means a fallback only together with a check. Its older
+/// versions say no more of a fallback than that they ran before what they run now.
+fn understand(
+    event: &omaha::Event,
+    app: &AppRequest,
+    plan: &Plan,
+    current: Option<&Current>,
+    grant: Option<&Grant>,
+) -> (omaha::Event, EventMeaning) {
+    let mut event = event.clone();
+    let meaning = event.meaning();
+    if event.version.is_some() || !matches!(meaning, EventMeaning::Good | EventMeaning::Failed) {
+        return (event, meaning);
+    }
+    let arrived = current.is_some_and(|current| current.version.to_string() == app.version);
+    let began =
+        grant.is_some_and(|grant| matches!(grant.state, GrantState::Started | GrantState::Lost));
+    let left = began && !arrived;
+    let meaning = match meaning {
+        EventMeaning::Good if arrived => EventMeaning::Good,
+        EventMeaning::Good if left && event.previous_version.as_ref() == Some(&app.version) => {
+            EventMeaning::Failed
+        }
+        EventMeaning::Failed if left && app.update_check => EventMeaning::Failed,
+        EventMeaning::Failed => EventMeaning::DownloadFailed,
+        _ => EventMeaning::Other,
+    };
+    if let Some(current) = current
+        && matches!(meaning, EventMeaning::Good | EventMeaning::Failed)
+    {
+        event.version = Some(current.version.clone());
+        let release = plan.releases.get(&current.version);
+        event.release = release.map(|release| release.id);
+        if meaning == EventMeaning::Failed {
+            let code = event.error_code.map(|code| format!(" (error code {code})"));
+            let reason = format!("it runs {} again{}", app.version, code.unwrap_or_default());
+            event.reason.get_or_insert(reason);
+        }
+    }
+    (event, meaning)
+}
+
 /// Tells the rollout what became of its release on this host.
 fn advance(
     db: &Db,
     plan: &mut Plan,
     group: Option<&Group>,
     id: &str,
-    event: &omaha::Event,
+    (event, meaning): (&omaha::Event, EventMeaning),
     now: Timestamp,
 ) -> Result<(), ApiError> {
     let Some(group) = group else { return Ok(()) };
@@ -278,7 +328,7 @@ fn advance(
     }
     let code = format!("error code {}", event.error_code.unwrap_or(0));
     let reason = event.reason.as_deref().unwrap_or(&code);
-    let what = match event.meaning() {
+    let what = match meaning {
         EventMeaning::DownloadStarted | EventMeaning::Downloaded | EventMeaning::Staged => {
             HostEvent::Started
         }
@@ -310,7 +360,6 @@ fn check(app: &AppRequest, chosen: &Choice, base: &str) -> UpdateCheck {
 /// Remembers a release that the host left again. Without the release's id the version stands for
 /// whatever is published under it now.
 fn failed(db: &Db, machine_id: &str, event: &omaha::Event, now: Timestamp) -> Result<(), ApiError> {
-    // A foreign client's failure that names no version cannot be held against a release.
     let Some(version) = &event.version else {
         return Ok(());
     };

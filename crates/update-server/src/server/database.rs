@@ -45,6 +45,10 @@ pub enum DatabaseError {
     Sql(#[from] SqlError),
     #[error("it was made by a newer update-server: use that one")]
     TooNew,
+    #[error(
+        "another update-server, or somebody else on its PostgreSQL, keeps the lock that changes need"
+    )]
+    Locked,
     #[error("the change was not committed")]
     NotCommitted,
     #[error("{0}")]
@@ -179,13 +183,19 @@ impl Database {
 }
 
 /// Begins a transaction that changes something.
-fn begin(db: &Db) -> Result<(), SqlError> {
-    if db.is_shared() {
-        // Any number, the same for all servers; the lock goes with the transaction.
-        db.batch("BEGIN; SELECT pg_advisory_xact_lock(7308055)")
-    } else {
-        db.batch("BEGIN IMMEDIATE")
+fn begin(db: &Db) -> Result<(), DatabaseError> {
+    if !db.is_shared() {
+        return Ok(db.batch("BEGIN IMMEDIATE")?);
     }
+    // Any number, the same for all servers; the lock goes with the transaction.
+    let begun = db.batch("BEGIN; SELECT pg_advisory_xact_lock(7308055)");
+    begun.map_err(|error| {
+        if error.is_locked() {
+            DatabaseError::Locked
+        } else {
+            error.into()
+        }
+    })
 }
 
 /// What the database says, with a rollout wherever a channel points at something.

@@ -11,7 +11,7 @@ use super::plan::{Group, Plan};
 use super::records::{self, activity};
 use super::sql::{Db, params};
 use crate::api::{ChannelState, GroupState, RolloutState, SetGroup, WaveState};
-use crate::rollout::{Event, HostEvent, Status};
+use crate::rollout::{Event, Grant, HostEvent, Status};
 
 /// Who does it and when.
 #[derive(Clone, Debug)]
@@ -176,10 +176,11 @@ pub(super) fn set_group(
         policy: wanted.policy,
         own: true,
     };
-    let replan = plan
+    let other = plan
         .groups
         .get(name.as_str())
-        .is_some_and(|before| before.policy != group.policy && before.channel == group.channel);
+        .is_some_and(|before| before.policy != group.policy);
+    let before = plan.rollouts.get(name.as_str()).map(|current| current.id);
     catalog::set_group(db, &group, by.now)?;
     let detail = serde_json::to_string(&group.policy).unwrap_or_default();
     by.note(
@@ -189,7 +190,8 @@ pub(super) fn set_group(
         &format!("channel {}, {detail}", group.channel),
     )?;
     plan.reload(db, by.now)?;
-    if replan {
+    // A new rollout has its plan.
+    if other && before == plan.rollouts.get(name.as_str()).map(|current| current.id) {
         plan.step(db, name.as_str(), Event::Replan, by.now)?;
     }
     let (theirs, values) = (
@@ -343,7 +345,10 @@ pub(super) fn forget_host(
         .collect();
     for (group, rollout) in turns {
         let grant = records::grant(db, rollout, machine_id)?;
-        if grant.as_ref().is_some_and(|grant| grant.expires.is_some()) {
+        if let Some(grant) = grant.filter(|grant| grant.expires.is_some()) {
+            // Its time is over now.
+            let expires = Some(by.now);
+            let grant = Some(Grant { expires, ..grant });
             let what = HostEvent::Expired { heard: true };
             let id = machine_id;
             plan.step(db, &group, Event::Host { id, grant, what }, by.now)?;

@@ -224,6 +224,7 @@ impl Plan {
                         records::save_grant(db, id, host, grant, now)?;
                     }
                 }
+                Action::RegroupGrants => records::regroup_grants(db, id)?,
                 Action::Tell(note) => {
                     let (action, detail) = tell(note, host.as_deref());
                     let subject = format!("release {version} in group {group}");
@@ -251,7 +252,7 @@ impl Plan {
         reason: &str,
         now: Timestamp,
     ) -> Result<(), ApiError> {
-        if reason.starts_with("halted in group ") {
+        if reason.starts_with(HALTED_IN) {
             return Ok(());
         }
         let others: Vec<String> = self
@@ -260,7 +261,7 @@ impl Plan {
             .filter(|(name, current)| *name != group && current.version == *version)
             .map(|(name, _)| name.clone())
             .collect();
-        let reason = format!("halted in group {group}: {reason}");
+        let reason = halted_in(group, reason);
         for other in others {
             self.step(db, &other, Event::Halt { reason: &reason }, now)?;
         }
@@ -287,6 +288,7 @@ impl Plan {
                 self.rollouts.remove(&group.name);
             }
             let Some(release) = target else { continue };
+            let halted = self.halted_on(&group.channel, release.manifest.version());
             let rollout = Rollout::new(&group.policy, &release.id.to_string(), now);
             let version = release.manifest.version();
             let id = records::next_id(db, "rollouts")?;
@@ -311,8 +313,22 @@ impl Plan {
                 rollout,
             };
             self.rollouts.insert(group.name.clone(), Arc::new(current));
+            if let Some(reason) = halted {
+                self.step(db, &group.name, Event::Halt { reason: &reason }, now)?;
+            }
         }
         Ok(())
+    }
+
+    /// Why a release is not given to another group of the channel.
+    fn halted_on(&self, channel: &str, version: &Version) -> Option<String> {
+        self.rollouts.iter().find_map(|(name, current)| {
+            let same = current.version == *version && self.groups.get(name)?.channel == channel;
+            match &current.rollout.status {
+                Status::Halted { reason, .. } if same => Some(halted_in(name, reason)),
+                _ => None,
+            }
+        })
     }
 
     /// Writes the rollouts that are not as they were in `before`.
@@ -340,6 +356,17 @@ impl Plan {
             db.execute(sql, params![self.number])?;
         }
         Ok(())
+    }
+}
+
+const HALTED_IN: &str = "halted in group ";
+
+/// The reason where it is halted because it was in `group`.
+fn halted_in(group: &str, reason: &str) -> String {
+    if reason.starts_with(HALTED_IN) {
+        reason.to_owned()
+    } else {
+        format!("{HALTED_IN}{group}: {reason}")
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use release::omaha::{self, AppRequest};
+use release::omaha::{self, AppRequest, EventMeaning};
 use release::status::{FailedRelease, Health};
 use release::{Sha256, Version};
 
@@ -15,7 +15,7 @@ use super::plan::{Group, Plan};
 use super::policy::Asking;
 use super::sql::{Db, Row, SqlError, Value, params};
 use crate::api::{Activity, Event, FailureCount, HistoryPoint, Host, Overview, VersionCount};
-use crate::rollout::{Grant, GrantState};
+use crate::rollout::{self, Grant, GrantState};
 
 const KEEP_EVENTS_DAYS: i64 = 90;
 const KEEP_ACTIVITY_DAYS: i64 = 400;
@@ -371,26 +371,36 @@ pub(super) fn save_grant(
     Ok(())
 }
 
+/// Other waves begin with the first of them.
+pub(super) fn regroup_grants(db: &Db, rollout: i64) -> Result<(), ApiError> {
+    let sql = "UPDATE grants SET wave = 0 WHERE rollout = $1 AND wave <> 0";
+    db.execute(sql, params![rollout])?;
+    Ok(())
+}
+
 /// A grant whose time is over.
 pub(super) struct Due {
     pub(super) rollout: i64,
     pub(super) machine_id: String,
     pub(super) grant: Grant,
-    /// The host has been seen since it last said something about it.
+    /// The host was seen near the end of it.
     pub(super) heard: bool,
 }
 
 pub(super) fn due_grants(db: &Db, now: Timestamp, limit: u32) -> Result<Vec<Due>, ApiError> {
-    let sql = "SELECT g.rollout, g.machine_id, coalesce(h.last_seen, 0) > g.changed_at, \
+    let sql = "SELECT g.rollout, g.machine_id, coalesce(h.last_seen, 0), g.changed_at, \
                       g.wave, g.state, g.expires_at \
                FROM grants g LEFT JOIN hosts h ON h.machine_id = g.machine_id \
                WHERE g.expires_at <= $1 ORDER BY g.expires_at LIMIT $2";
     Ok(db.rows(sql, params![now, limit], |row| {
+        let grant = read_grant(row, 4)?;
+        let (seen, began) = (time(row, 2)?, time(row, 3)?);
+        let expires = grant.expires.unwrap_or(began);
         Ok(Due {
             rollout: row.get(0)?,
             machine_id: row.get(1)?,
-            heard: row.get(2)?,
-            grant: read_grant(row, 3)?,
+            heard: rollout::heard(began, expires, seen),
+            grant,
         })
     })?)
 }
@@ -405,6 +415,7 @@ pub(super) fn event(
     db: &Db,
     machine_id: &str,
     event: &omaha::Event,
+    meaning: EventMeaning,
     now: Timestamp,
 ) -> Result<(), ApiError> {
     let sql = "INSERT INTO events (machine_id, at, event_type, event_result, meaning, version, \
@@ -415,7 +426,7 @@ pub(super) fn event(
         now,
         event.event_type,
         event.event_result,
-        event.meaning().as_str(),
+        meaning.as_str(),
         event.version.as_ref().map(Version::to_string),
         clip_if(event.previous_version.as_ref(), 64),
         event.error_code,

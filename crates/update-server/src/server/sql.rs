@@ -62,6 +62,14 @@ pub enum SqlError {
 }
 
 impl SqlError {
+    /// Another connection kept a lock for too long.
+    pub(crate) fn is_locked(&self) -> bool {
+        let Self::Database(sqlx::Error::Database(error)) = self else {
+            return false;
+        };
+        error.code().is_some_and(|code| code == "55P03")
+    }
+
     pub(crate) fn with_cause(&self) -> String {
         let cause = std::error::Error::source(self).map(|cause| format!(": {cause}"));
         format!("{self}{}", cause.unwrap_or_default())
@@ -191,14 +199,23 @@ pub(crate) struct Db {
 #[derive(Clone)]
 enum Reopen {
     Sqlite(Box<SqliteConnectOptions>),
-    Postgres(Box<PgConnectOptions>),
+    Postgres(Box<PgConnectOptions>, Duty),
 }
 
 impl Reopen {
     async fn connect(&self) -> Result<Connection, sqlx::Error> {
         Ok(match self {
             Self::Sqlite(options) => Connection::Sqlite(options.connect().await?),
-            Self::Postgres(options) => Connection::Postgres(options.connect().await?),
+            Self::Postgres(options, duty) => {
+                let mut connection = options.connect().await?;
+                let limits = match duty {
+                    Duty::Write => [ALIVE, WRITER_LIMITS].concat(),
+                    Duty::Read => ALIVE.to_owned(),
+                };
+                let limits = sqlx::raw_sql(AssertSqlSafe(limits));
+                limits.execute(&mut connection).await?;
+                Connection::Postgres(connection)
+            }
         })
     }
 }
@@ -212,6 +229,14 @@ pub(crate) enum Duty {
     Write,
     Read,
 }
+
+/// PostgreSQL notices within half a minute that a server of ours is gone without a word.
+const ALIVE: &str =
+    "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4;";
+
+/// All servers wait for the one whose turn it is to write: one that hangs loses its turn before the others give up.
+const WRITER_LIMITS: &str =
+    "SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '20s';";
 
 /// In KiB, for the connection that writes and for each that reads.
 const WRITER_CACHE: i64 = 64 << 10;
@@ -241,8 +266,10 @@ fn is_loss(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
         sqlx::Error::WorkerCrashed | sqlx::Error::PoolClosed => true,
-        // Shut down, crashed, or not up yet.
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P")),
+        // Shut down, crashed, or not up yet; or thrown out for being idle in a transaction.
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| code.starts_with("57P") || code == "25P03"),
         _ => false,
     }
 }
@@ -251,7 +278,7 @@ impl Db {
     pub(crate) fn open(place: &Place, duty: Duty, runtime: &Handle) -> Result<Self, SqlError> {
         let reopen = match place {
             Place::File(path) => Reopen::Sqlite(Box::new(sqlite(path, duty))),
-            Place::Shared(options, _) => Reopen::Postgres(options.clone()),
+            Place::Shared(options, _) => Reopen::Postgres(options.clone(), duty),
         };
         Ok(Self {
             runtime: runtime.clone(),
@@ -264,7 +291,7 @@ impl Db {
 
     /// Others write to the same database.
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(self.reopen, Reopen::Postgres(_))
+        matches!(self.reopen, Reopen::Postgres(..))
     }
 
     /// After a loss: what was begun on the old connection is gone.

@@ -211,15 +211,10 @@ fn canary(plan: &Plan, group: &Group) -> Canary {
             Canary::None
         };
     };
-    let total = first.rollout.total();
-    let well = match first.rollout.status {
-        Status::Complete => true,
-        Status::Active => {
-            let everybody = first.rollout.wave + 1 >= first.rollout.tallies.len();
-            everybody && total.good > 0 && total.waiting() == 0
-        }
-        _ => false,
-    };
+    let well = plan
+        .groups
+        .get(name)
+        .is_some_and(|group| first.rollout.went_well(&group.policy));
     if well && first.version == own.version {
         Canary::Passed
     } else {

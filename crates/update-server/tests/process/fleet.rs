@@ -279,6 +279,22 @@ fn a_host_that_is_no_more_is_forgotten() {
     assert_eq!(gone.offered(), "2");
     gone.tell(Event::failed(&version("2"), None, 1, "no network"));
     TestHost::new(&server, "stays", "1").offered();
+    // Its turn goes with a host, whether it had begun or not.
+    let waiting = || {
+        server.client().rollouts().unwrap()[0].waves[0]
+            .tally
+            .waiting()
+    };
+    for name in ["asked", "began"] {
+        let host = TestHost::new(&server, name, "1");
+        assert_eq!(host.offered(), "2");
+        if name == "began" {
+            host.tell(Event::staged(&version("2")));
+        }
+        assert_eq!(waiting(), 2);
+        server.client().forget_host(&host.app.machine_id).unwrap();
+        assert_eq!(waiting(), 1);
+    }
     server.client().forget_host(&gone.app.machine_id).unwrap();
     let left: Vec<_> = server.client().hosts().unwrap();
     let names: Vec<_> = left

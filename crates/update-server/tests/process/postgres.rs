@@ -272,6 +272,43 @@ fn two_servers_are_one() {
 }
 
 #[test]
+fn whoever_keeps_the_lock_does_not_stop_a_server_without_a_word() {
+    let (lab, cluster) = (Lab::new(), Cluster::new());
+    let url = cluster.url();
+    let server = lab.start_with(&["--database", &url]);
+    let mut psql = cluster
+        .program("psql")
+        .args(["--username=orlop", "--no-psqlrc", "-h"])
+        .arg(cluster.dir.path())
+        .args(["-c", "SELECT pg_advisory_lock(7308055), pg_sleep(30)"])
+        .arg("postgres")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let said = |what: &str| {
+        std::fs::read_to_string(lab.path("log"))
+            .unwrap()
+            .contains(what)
+    };
+    // What it does by itself waits too.
+    eventually("it says why it cannot write", || {
+        said("keeps the lock that changes need")
+    });
+    psql.wait().unwrap();
+    // Its session is over.
+    eventually("it writes again", || {
+        let put = server.request(
+            "PUT",
+            "/api/v1/groups/stable",
+            &[("content-type", "application/json")],
+            br#"{"channel": "stable", "policy": {}}"#,
+        );
+        put.0 == 200
+    });
+}
+
+#[test]
 fn an_unreachable_database_is_said_without_its_password() {
     let lab = Lab::new();
     let mut command = lab.command("127.0.0.1:0", "data", "keys");

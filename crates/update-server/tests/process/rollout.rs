@@ -166,6 +166,25 @@ fn a_bad_release_halts_by_itself_everywhere() {
         ("sshd.service failed", 10)
     );
 
+    // Neither a group that is made now nor one that comes from elsewhere tries it.
+    set(&server, "third", "stable", Policy::default());
+    server
+        .client()
+        .publish(&lab.release("1"), &channel("beta"), &mut |_, _| ())
+        .unwrap();
+    set(&server, "fourth", "beta", Policy::default());
+    assert_eq!(rollout(&server, "fourth").status, "active");
+    set(&server, "fourth", "stable", Policy::default());
+    for group in ["third", "fourth"] {
+        let state = rollout(&server, group);
+        assert_eq!(state.status, "halted", "{state:?}");
+        let reason = state.reason.unwrap();
+        assert!(reason.starts_with("halted in group s"), "{reason}");
+        let mut host = TestHost::new(&server, group, "1");
+        host.app.track = group.into();
+        assert_eq!(host.offered(), "-");
+    }
+
     // It stays so, and a halted release is not promoted.
     assert_eq!(server.signal(Signal::KILL), None);
     let server = lab.start();
@@ -223,6 +242,29 @@ fn a_canary_goes_first() {
     until("the first group to be complete", || {
         rollout(&server, "first").status == "complete"
     });
+}
+
+#[test]
+fn a_policy_counts_at_once_for_a_rollout_that_goes_on() {
+    let lab = Lab::new();
+    let server = lab.start();
+    let client = server.client();
+    server.publish(&lab.release("2"));
+    client.set_channel(&channel("beta"), &version("2")).unwrap();
+    set(&server, "web", "stable", Policy::default());
+    let before = rollout(&server, "web").id;
+    // Another channel with the same release, and other waves.
+    set(&server, "web", "beta", Policy::staged(7.0));
+    let after = rollout(&server, "web");
+    assert_eq!((after.id, after.waves.len()), (before, 7));
+    // The same with a canary and nothing else.
+    let canary = Some("beta".to_owned());
+    let policy = Policy {
+        canary,
+        ..Policy::staged(7.0)
+    };
+    set(&server, "web", "stable", policy);
+    assert_eq!(rollout(&server, "web").status, "awaiting_canary");
 }
 
 #[test]

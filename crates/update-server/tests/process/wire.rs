@@ -213,8 +213,9 @@ fn every_event_is_understood() {
         ("3", "1", "staged"),
         ("800", "1", "staged"),
         ("3", "9", "deferred"),
-        ("3", "2", "good"),
-        ("3", "0", "failed"),
+        // It still runs what it ran, and whatever did not work was not this release.
+        ("3", "2", "other"),
+        ("3", "0", "download failed"),
     ];
     for (kind, result, meaning) in said {
         let event = format!(r#"<event eventtype="{kind}" eventresult="{result}"></event>"#);
@@ -225,6 +226,74 @@ fn every_event_is_understood() {
         let events = server.client().events(Some(&id)).unwrap();
         assert_eq!(events[0].event, meaning, "{kind}/{result}");
     }
+}
+
+/// update_engine never says which version an event is about: what runs decides.
+#[test]
+fn what_update_engine_says_of_itself_is_read_as_it_means_it() {
+    let lab = Lab::new();
+    let server = lab.start();
+    server.publish(&lab.release("2"));
+    let client = server.client();
+    let event = |kind: &str, result: &str, more: &str| {
+        format!(r#"<event eventtype="{kind}" eventresult="{result}" {more}></event>"#)
+    };
+    // With every check, whatever happened.
+    let success =
+        |previous: &str| event("3", "2", &format!(r#"previousversion="{previous}""#)) + CHECK;
+    let failure = || event("3", "0", r#"errorcode="37""#);
+    let tally = || client.rollouts().unwrap()[0].waves[0].tally;
+    let counts = || (tally().granted, tally().good, tally().failed);
+    let says = |name: &str, running: &str, inside: &str| {
+        let answer = ask(
+            &server,
+            &update_engine(&machine(name), running, "amd64-usr", inside),
+        );
+        let checks = inside.contains("<updatecheck");
+        checks.then(|| attribute(&answer, "<updatecheck ", "status").to_owned())
+    };
+    let stages = |name: &str| {
+        assert_eq!(says(name, "1", &success("0.0.0.0")).as_deref(), Some("ok"));
+        for (kind, result) in [("13", "1"), ("14", "1"), ("3", "1")] {
+            says(name, "1", &event(kind, result, ""));
+        }
+    };
+
+    // It asks again before it restarts: no verdict. Then it arrives.
+    stages("a");
+    says("a", "1", &success(""));
+    assert_eq!(counts(), (1, 0, 0));
+    assert_eq!(says("a", "2", &success("1")).as_deref(), Some("noupdate"));
+    assert_eq!(counts(), (1, 1, 0));
+
+    // A proxy in its way is no failure of the release, which it is offered again.
+    stages("b");
+    says("b", "1", &failure());
+    assert_eq!(counts(), (2, 1, 0));
+    assert_eq!(says("b", "1", &success("")).as_deref(), Some("ok"));
+    // It never began: there is nothing that it could have left.
+    assert_eq!(says("c", "1", &(failure() + CHECK)).as_deref(), Some("ok"));
+    assert_eq!(says("c", "1", &success("1")).as_deref(), Some("ok"));
+    assert_eq!(counts(), (3, 1, 0));
+
+    // A fallback is said together with the next check. Newer clients say it so, older ones so.
+    let fell_back = success("") + &failure();
+    assert_eq!(says("b", "1", &fell_back).as_deref(), Some("noupdate"));
+    assert_eq!(counts(), (3, 1, 1));
+    stages("d");
+    assert_eq!(says("d", "1", &success("1")).as_deref(), Some("noupdate"));
+    assert_eq!(counts(), (4, 1, 2));
+    // It is not tried again, and not counted again.
+    for name in ["b", "d"] {
+        assert_eq!(says(name, "1", &success("")).as_deref(), Some("noupdate"));
+    }
+    assert_eq!(counts(), (4, 1, 2));
+    let failures = client.overview().unwrap().failures;
+    let reasons: Vec<_> = failures.iter().map(|it| it.reason.as_str()).collect();
+    assert_eq!(
+        reasons,
+        ["it runs 1 again", "it runs 1 again (error code 37)"]
+    );
 }
 
 #[test]
@@ -371,10 +440,22 @@ fn flatcars_own_payload_is_for_flatcars_hosts() {
     // The policy is that of any release: one host an hour.
     stays(&server, &asks("b", "amd64-usr"), "3975.2.1");
     // What it reports goes to the rollout.
-    let event = r#"<event eventtype="3" eventresult="0" errorcode="37"></event>"#;
+    let event = r#"<event eventtype="13" eventresult="1"></event>"#;
     ask(
         &server,
         &on(update_engine(&machine("a"), "3975.2.1", "amd64-usr", event)),
+    );
+    let event = r#"<event eventtype="3" eventresult="0" errorcode="37"></event>"#;
+    let fell_back = format!("{event}{CHECK}");
+    stays(
+        &server,
+        &on(update_engine(
+            &machine("a"),
+            "3975.2.1",
+            "amd64-usr",
+            &fell_back,
+        )),
+        "3975.2.1",
     );
     let rollout = client
         .rollouts()
