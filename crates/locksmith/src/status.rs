@@ -137,7 +137,7 @@ mod tests {
         let (text, json) = status("REBOOT_STRATEGY=etcd-lock\n", Some("2"));
         insta::assert_snapshot!(text, @r#"
         Strategy: etcd-lock
-        Problem:  etcd-lock needs the store, which is not part of this release; using off
+        Problem:  etcd-lock is not part of this release yet; using off
         Window:   any time (Europe/Berlin)
         Plan:     2 is staged; not rebooting
         "#);

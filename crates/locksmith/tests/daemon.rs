@@ -107,9 +107,9 @@ fn hangup_reads_the_configuration_again_and_a_rollback_ends_it() {
     );
     let daemon = Daemon::start(root.path());
     daemon.says("update.conf:2: unknown key COLOUR is ignored");
-    daemon.says("etcd-lock needs the store, which is not part of this release; using off");
+    daemon.says("etcd-lock is not part of this release yet; using off");
     daemon.says("strategy off");
-    daemon.says("2 is staged; not rebooting: etcd-lock needs the store");
+    daemon.says("2 is staged; not rebooting: etcd-lock is not part");
     // A window that is closed now, whatever the time is: it opened three days ago for a minute.
     let start = jiff::Zoned::now()
         .saturating_sub(jiff::Span::new().days(3))
