@@ -33,8 +33,7 @@ impl Policy {
             },
             // A fleet that asked for one reboot at a time must never get several at once.
             RebootStrategy::EtcdLock => Rule::Never {
-                why: "etcd-lock is not part of this release yet; using off"
-                    .to_owned(),
+                why: "etcd-lock is not part of this release yet; using off".to_owned(),
             },
         };
         Self {
