@@ -120,13 +120,17 @@ pub struct SetChannel {
     pub version: Version,
 }
 
-/// The body of `POST /api/v1/channels/NAME/promote`.
+/// The body of `POST /api/v1/channels/NAME/promote`, and of `…/promote/check`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Promote {
     /// The channel whose release is taken over.
     #[cfg_attr(feature = "server", schema(value_type = String))]
     pub from: Channel,
+    /// The release that is meant: refused if the channel has another one by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "server", schema(value_type = Option<String>))]
+    pub version: Option<Version>,
 }
 
 /// The body of `POST /api/v1/releases/VERSION/withdraw`.

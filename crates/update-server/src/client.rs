@@ -244,14 +244,36 @@ impl Server {
         Ok(())
     }
 
-    /// Gives `to` the release that `from` has.
-    pub fn promote(&self, from: &Channel, to: &Channel) -> Result<ChannelState> {
-        let from = from.clone();
-        self.change(
-            "POST",
-            &format!("/api/v1/channels/{to}/promote"),
-            Some(&Promote { from }),
-        )
+    /// Gives `to` the release that `from` has; if a version is named, only that one.
+    pub fn promote(
+        &self,
+        from: &Channel,
+        to: &Channel,
+        version: Option<&Version>,
+    ) -> Result<ChannelState> {
+        let body = Promote {
+            from: from.clone(),
+            version: version.cloned(),
+        };
+        let path = format!("/api/v1/channels/{to}/promote");
+        self.change("POST", &path, Some(&body))
+    }
+
+    /// Whether that would be refused. Changes nothing.
+    pub fn check_promotion(
+        &self,
+        from: &Channel,
+        to: &Channel,
+        version: Option<&Version>,
+    ) -> Result<()> {
+        // Its own address: a server that does not know it must not take it for the promotion.
+        let body = Promote {
+            from: from.clone(),
+            version: version.cloned(),
+        };
+        let path = format!("/api/v1/channels/{to}/promote/check");
+        self.check(self.send("POST", &path, Some(&body)))?;
+        Ok(())
     }
 
     /// Stops handing out the release of a group, or of all groups on a channel; or goes on.

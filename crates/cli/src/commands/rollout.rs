@@ -63,9 +63,15 @@ pub fn promote(args: &PromoteArgs) -> Result<Exit> {
     let Some(promoted) = version(&args.from) else {
         bail!("channel {} has no release to promote", args.from);
     };
+    // Before anything is signed: metadata that hosts already have is not taken back by a refusal.
+    server
+        .check_promotion(&args.from, &args.to, Some(&promoted))
+        .map_err(explain)?;
     if !args.dry_run {
         args.tuf.promote(&server, &args.from, &args.to, &promoted)?;
-        server.promote(&args.from, &args.to).map_err(explain)?;
+        server
+            .promote(&args.from, &args.to, Some(&promoted))
+            .map_err(explain)?;
     }
     let promotion = Promotion {
         before: version(&args.to),

@@ -20,7 +20,8 @@ use crate::api::ErrorBody;
     paths(
         rest::hosts, groups::host, groups::assign, groups::forget, rest::events,
         rest::releases, upload::put_file, upload::finish, tuf::put, rest::withdraw, rest::restore,
-        rest::channels, rest::set_channel, rest::promote, groups::pause_channel, groups::resume_channel,
+        rest::channels, rest::set_channel, rest::promote, rest::check_promotion,
+        groups::pause_channel, groups::resume_channel,
         groups::list, groups::set, groups::remove,
         groups::rollouts, groups::pause, groups::resume,
         tokens::list, tokens::make, tokens::remove,

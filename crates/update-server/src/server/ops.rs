@@ -10,7 +10,7 @@ use super::error::ApiError;
 use super::plan::{Group, Plan};
 use super::records::{self, activity};
 use super::sql::{Db, params};
-use crate::api::{ChannelState, GroupState, RolloutState, SetGroup, WaveState};
+use crate::api::{ChannelState, GroupState, Promote, RolloutState, SetGroup, WaveState};
 use crate::rollout::{Event, Grant, HostEvent, Status};
 
 /// Who does it and when.
@@ -62,9 +62,22 @@ pub(super) fn promote(
     db: &Db,
     plan: &mut Plan,
     by: &By,
-    from: &Channel,
+    wanted: &Promote,
     to: &Channel,
 ) -> Result<ChannelState, ApiError> {
+    let version = promotable(plan, wanted, to)?;
+    by.note(
+        db,
+        "promoted",
+        &format!("release {version}"),
+        &format!("{} → {to}", wanted.from),
+    )?;
+    set_channel(db, plan, by, to, &version)
+}
+
+/// The release that would be promoted, if it may be. The one check: whoever signs asks for it first.
+pub(super) fn promotable(plan: &Plan, wanted: &Promote, to: &Channel) -> Result<Version, ApiError> {
+    let from = &wanted.from;
     if from == to {
         return Err(bad(format!("{from} is promoted to itself")));
     }
@@ -76,6 +89,23 @@ pub(super) fn promote(
         )
         .hint("orlop fleet status shows the channels")
     })?;
+    if let Some(meant) = wanted.version.as_ref().filter(|meant| **meant != version) {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("channel {from} has release {version} by now and not {meant}, so nothing is promoted"),
+        )
+        .hint("promote again if that one is meant"));
+    }
+    let release = plan.releases.get(&version);
+    if let Some((_, reason)) = release.and_then(|release| release.withdrawn.as_ref()) {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("release {version} was withdrawn ({reason}), so it is not promoted"),
+        )
+        .hint(format!(
+            "take that back first: orlop release restore {version}"
+        )));
+    }
     let halted = plan.groups.values().find(|group| {
         let current = plan.rollouts.get(&group.name);
         group.channel == from.as_str()
@@ -91,13 +121,7 @@ pub(super) fn promote(
         )
         .hint("resume that rollout if the release is good after all, or point the channel at it by hand"));
     }
-    by.note(
-        db,
-        "promoted",
-        &format!("release {version}"),
-        &format!("{from} → {to}"),
-    )?;
-    set_channel(db, plan, by, to, &version)
+    Ok(version)
 }
 
 /// Takes a release back (with the reason), or allows it again.

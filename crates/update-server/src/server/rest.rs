@@ -163,6 +163,8 @@ pub(super) async fn set_channel(
     Ok(Json(state))
 }
 
+const PROMOTE: &str = r#"{"from": "beta"}"#;
+
 /// Gives a channel the release that another one has
 #[utoipa::path(post, path = "/api/v1/channels/{name}/promote", tag = "channels", request_body = Promote,
     params(("name" = String, Path, description = "Where to")), responses((status = 200, body = ChannelState)), security(("token" = [])))]
@@ -174,12 +176,32 @@ pub(super) async fn promote(
 ) -> Result<Json<ChannelState>, ApiError> {
     let by = by(&server, &headers).await?;
     let to = channel(&name)?;
-    let Promote { from } = body(wanted, r#"{"from": "beta"}"#)?;
+    let wanted = body(wanted, PROMOTE)?;
     server
         .database
-        .write_plan(move |db, plan| ops::promote(db, plan, &by, &from, &to))
+        .write_plan(move |db, plan| ops::promote(db, plan, &by, &wanted, &to))
         .await
         .map(Json)
+}
+
+/// Says whether a promotion would be refused, and changes nothing
+#[utoipa::path(post, path = "/api/v1/channels/{name}/promote/check", tag = "channels", request_body = Promote,
+    params(("name" = String, Path, description = "Where to")), responses((status = 204)), security(("token" = [])))]
+pub(super) async fn check_promotion(
+    State(server): State<Shared>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    wanted: Result<Json<Promote>, JsonRejection>,
+) -> Result<StatusCode, ApiError> {
+    auth::operator(&server, &headers).await?;
+    let to = channel(&name)?;
+    let wanted = body(wanted, PROMOTE)?;
+    // Where it is decided, and as of now.
+    server
+        .database
+        .write_plan(move |_, plan| ops::promotable(plan, &wanted, &to).map(drop))
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]

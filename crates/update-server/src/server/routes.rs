@@ -55,6 +55,10 @@ fn api() -> Router<Shared> {
         .route("/api/v1/channels", get(rest::channels))
         .route("/api/v1/channels/{name}", put(rest::set_channel))
         .route("/api/v1/channels/{name}/promote", post(rest::promote))
+        .route(
+            "/api/v1/channels/{name}/promote/check",
+            post(rest::check_promotion),
+        )
         .route("/api/v1/channels/{name}/pause", post(groups::pause_channel))
         .route(
             "/api/v1/channels/{name}/resume",

@@ -191,7 +191,7 @@ fn a_bad_release_halts_by_itself_everywhere() {
     assert_eq!(rollout(&server, "stable").status, "halted");
     let refused = server
         .client()
-        .promote(&channel("stable"), &channel("beta"))
+        .promote(&channel("stable"), &channel("beta"), None)
         .unwrap_err();
     assert!(
         refused.to_string().contains("was halted in group"),
@@ -306,8 +306,24 @@ fn channels_are_promoted_and_releases_withdrawn() {
         .unwrap();
     let host = TestHost::new(&server, "node", "1");
     assert_eq!(host.offered(), "-");
+    // Who signs asks first, and means one release.
+    let (beta, stable, other) = (channel("beta"), channel("stable"), version("1"));
+    client
+        .check_promotion(&beta, &stable, Some(&version("2")))
+        .unwrap();
+    for refused in [
+        client.check_promotion(&beta, &stable, Some(&other)),
+        client.promote(&beta, &stable, Some(&other)).map(drop),
+    ] {
+        let refused = refused.unwrap_err().to_string();
+        assert!(
+            refused.contains("has release 2 by now and not 1"),
+            "{refused}"
+        );
+    }
+    assert_eq!(host.offered(), "-");
     let state = client
-        .promote(&channel("beta"), &channel("stable"))
+        .promote(&channel("beta"), &channel("stable"), None)
         .unwrap();
     assert_eq!(state.version, Some(version("2")));
     assert_eq!(host.offered(), "2");
@@ -334,6 +350,14 @@ fn channels_are_promoted_and_releases_withdrawn() {
         .unwrap_err()
         .to_string();
     assert!(refused.contains("was withdrawn (eats disks)"), "{refused}");
+    for refused in [
+        client.check_promotion(&beta, &channel("alpha"), None),
+        client.promote(&beta, &channel("alpha"), None).map(drop),
+    ] {
+        let refused = refused.unwrap_err();
+        let hint = refused.hint().unwrap();
+        assert!(hint.ends_with("orlop release restore 2"), "{hint}");
+    }
     let refused = client
         .pause_or_resume(Rollouts::Group("stable"), false)
         .unwrap_err()

@@ -17,7 +17,7 @@ use super::super::plan::Plan;
 use super::super::sql::Db;
 use super::super::{Shared, auth, records};
 use super::{Frame, html, problem};
-use crate::api::SetGroup;
+use crate::api::{Promote, SetGroup};
 
 #[derive(Template)]
 #[template(path = "sign-in.html")]
@@ -171,7 +171,11 @@ fn fulfil(db: &Db, plan: &mut Plan, by: &By, wish: &Wish) -> Result<&'static str
             Ok("/releases")
         }
         "promote" => {
-            ops::promote(db, plan, by, &channel(&wish.value)?, &channel(&wish.name)?)?;
+            let wanted = Promote {
+                from: channel(&wish.value)?,
+                version: None,
+            };
+            ops::promote(db, plan, by, &wanted, &channel(&wish.name)?)?;
             Ok("/releases")
         }
         "pause-channel" | "resume-channel" => {
