@@ -149,7 +149,12 @@ fn change(args: &ChangeArgs, want: bool) -> Result<()> {
         let step = Step::begin(&format!("fetch {name}"));
         // A check brings what is missing; that there is no newer release is no trouble.
         let checked = engine::call("Check", &json!({}), &mut |_| ());
-        if !wait(name, true) {
+        // It may have come all the same: the check for a newer release follows.
+        let patience = match checked {
+            Ok(_) => MERGED_WITHIN,
+            Err(_) => MERGED_WITHIN / 10,
+        };
+        if !wait(name, true, patience) {
             let why = match checked {
                 Err(e) => format!("{e:#}"),
                 Ok(_) => "journalctl -u update-engine -u 'extensions@*' -u systemd-sysext says why"
@@ -158,7 +163,7 @@ fn change(args: &ChangeArgs, want: bool) -> Result<()> {
             bail!("{name} is wanted and comes as soon as it can be had: {why}");
         }
         step.done("in /usr");
-    } else if !wait(name, false) {
+    } else if !wait(name, false, MERGED_WITHIN) {
         bail!(
             "{name} is not wanted any more, and still in /usr: systemctl status systemd-sysext says why"
         );
@@ -166,8 +171,8 @@ fn change(args: &ChangeArgs, want: bool) -> Result<()> {
     Ok(())
 }
 
-fn wait(name: &ExtensionName, merged: bool) -> bool {
-    let end = Instant::now() + MERGED_WITHIN;
+fn wait(name: &ExtensionName, merged: bool, patience: Duration) -> bool {
+    let end = Instant::now() + patience;
     while extensions::is_merged(root(), name) != merged {
         if Instant::now() >= end {
             return false;
