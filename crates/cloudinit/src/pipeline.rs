@@ -318,5 +318,13 @@ fn fallback(input: &Input<'_>, facts: &Facts, without_environment: bool) -> Plan
         without_environment,
         ..Request::default()
     };
-    build(&request, facts).0
+    Plan {
+        keep_keys: true,
+        ..build(&request, facts).0
+    }
+}
+
+/// Where the user-data's own plan came to nothing half-way, what lets people in all the same.
+pub(crate) fn metadata_alone(input: &Input<'_>, facts: &Facts) -> Plan {
+    fallback(input, facts, true)
 }

@@ -279,7 +279,21 @@ fn act(
         false => State::Applied,
     };
     forget_other_instance(root, &input)?;
-    let changes = apply::apply(&outcome.plan, root)?;
+    let mut changes = match apply::apply(&outcome.plan, root) {
+        Ok(changes) => changes,
+        Err(error) => {
+            // Whatever it was, somebody has to be able to log in and look at it.
+            let plan = pipeline::metadata_alone(&input, &facts);
+            if let Err(error) = apply::apply(&plan, root) {
+                tracing::error!("nor can the metadata be applied: {error:#}");
+            }
+            return Err(error.into());
+        }
+    };
+    for (place, message) in std::mem::take(&mut changes.refused) {
+        let finding = Finding::warning(place.pos, place.key, message);
+        status.findings.push(finding);
+    }
     match status.state {
         State::Applied => keep(root, &input)?,
         // What was applied last stays what can be applied again.

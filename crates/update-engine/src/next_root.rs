@@ -153,6 +153,10 @@ fn begin(paths: &Paths, changed: Option<RootHash>) -> anyhow::Result<()> {
     for path in [paths.good(), paths.slots(), paths.reboot_needed()] {
         host::atomic::remove(&path)?;
     }
+    // By what it did in this boot cloudinit knows what it need not start again: all of it was stopped.
+    for path in ["/run/cloudinit/status.json", "/run/cloudinit/pending"] {
+        host::atomic::remove(&host::under(paths.root(), path))?;
+    }
     let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
     let before = running::soft_reboot(paths.root()).unwrap_or_default();
     let soft = SoftReboot {

@@ -50,6 +50,11 @@ fn target(root: &Path, path: &str) -> Result<(), ApplyError> {
             "there is a directory in its place",
         ));
     }
+    above(&full, path)
+}
+
+/// What is nearest above it is a directory of a file system that takes writes.
+fn above(full: &Path, path: &str) -> Result<(), ApplyError> {
     let nearest = full
         .ancestors()
         .skip(1)
@@ -79,12 +84,9 @@ fn directory(root: &Path, path: &str) -> Result<(), ApplyError> {
     }
 }
 
-/// A home belongs to its user, who must not be able to lead root elsewhere.
+/// What its user made of `.ssh` is no reason to refuse everybody's user-data: `keys` warns of it.
 fn ssh_dir(root: &Path, home: &str) -> Result<(), ApplyError> {
     let path = format!("{home}/.ssh");
     let full = resolve(root, &path).map_err(ApplyError::io(Path::new(&path), "resolve"))?;
-    match std::fs::symlink_metadata(&full) {
-        Ok(meta) if !meta.is_dir() => Err(ApplyError::refused(&path, "not a directory")),
-        _ => target(root, &format!("{path}/authorized_keys")),
-    }
+    above(&full, &path)
 }

@@ -3,9 +3,13 @@
 //! The original keeps a directory of key files and makes `authorized_keys` from it, which loses
 //! keys that a person adds to the file itself. One file with a block of ours loses nothing.
 
-use std::fs::{DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::fs::{DirBuilder, File, Metadata, Permissions};
+use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt as _, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::files::give;
 use super::{ApplyError, Changes};
@@ -19,10 +23,11 @@ pub(super) fn authorize(
     root: &Path,
     all: &[Keys],
     name: &str,
+    keep: bool,
     changes: &mut Changes,
 ) -> Result<(), ApplyError> {
     for user in together(all) {
-        write(root, &user, name, changes)?;
+        write(root, &user, name, keep, changes)?;
     }
     Ok(())
 }
@@ -32,8 +37,12 @@ pub fn unauthorized(plan: &Plan, root: &Path) -> Vec<Keys> {
     let name = plan.key_name.as_deref().unwrap_or(KEY_NAME);
     let mut users = together(&plan.keys);
     users.retain(|user| {
-        let old = resolve(root, &file(user)).and_then(std::fs::read_to_string);
-        !old.is_ok_and(|old| old == authorized_keys(&old, &user.keys, name))
+        let old = SshDir::open(root, user).and_then(|dir| dir.read(user));
+        !old.is_ok_and(|old| {
+            let here = in_block(&old, name);
+            let all_here = user.keys.iter().all(|key| here.contains(key));
+            (plan.keep_keys && all_here) || old == authorized_keys(&old, &user.keys, name)
+        })
     });
     users
 }
@@ -58,67 +67,146 @@ fn together(all: &[Keys]) -> Vec<Keys> {
     users
 }
 
-fn file(user: &Keys) -> String {
-    format!("{}/.ssh/authorized_keys", user.home)
+/// `~/.ssh`, held open. A home belongs to its user, who must not be able to lead root elsewhere: not by a link, and not by
+/// putting one there meanwhile.
+struct SshDir(File);
+
+const FILE: &str = "authorized_keys";
+
+impl SshDir {
+    fn open(root: &Path, user: &Keys) -> io::Result<Self> {
+        let path = resolve(root, &format!("{}/.ssh", user.home))?;
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let dir = File::options()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path)?;
+        own(&dir.metadata()?, user)?;
+        Ok(Self(dir))
+    }
+
+    /// The file's name by way of the open directory, wherever that is now.
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{FILE}", self.0.as_raw_fd()))
+    }
+
+    /// Empty if it is not there.
+    fn read(&self, user: &Keys) -> io::Result<Vec<u8>> {
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let opened = File::options()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(self.path());
+        let mut file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            opened => opened?,
+        };
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::other(format!("{FILE} is no file")));
+        }
+        own(&meta, user)?;
+        let mut old = Vec::new();
+        file.read_to_end(&mut old)?;
+        Ok(old)
+    }
 }
 
-fn write(root: &Path, user: &Keys, name: &str, changes: &mut Changes) -> Result<(), ApplyError> {
+/// What is another user's got there by a trick, and what was root's may have been somebody's secret.
+fn own(meta: &Metadata, user: &Keys) -> io::Result<()> {
+    let single = meta.is_dir() || meta.nlink() == 1;
+    match meta.uid() == user.uid || (meta.uid() == 0 && single) {
+        true => Ok(()),
+        false => Err(io::Error::other(format!(
+            "it belongs to uid {}, not to {}",
+            meta.uid(),
+            user.user
+        ))),
+    }
+}
+
+fn write(
+    root: &Path,
+    user: &Keys,
+    name: &str,
+    keep: bool,
+    changes: &mut Changes,
+) -> Result<(), ApplyError> {
     let owner = (user.uid, user.gid);
-    let path = file(user);
+    let path = format!("{}/.ssh", user.home);
     let full = resolve(root, &path).map_err(ApplyError::io(Path::new(&path), "resolve"))?;
-    let dir = full.parent().unwrap_or(root);
-    if dir.symlink_metadata().is_err() {
-        let make = DirBuilder::new().mode(0o700).create(dir);
-        make.map_err(ApplyError::io(dir, "make"))?;
+    if full.symlink_metadata().is_err() {
+        let make = DirBuilder::new().mode(0o700).create(&full);
+        make.map_err(ApplyError::io(&full, "make"))?;
         // The umask may have taken more than sshd likes.
         let closed = Permissions::from_mode(0o700);
-        std::fs::set_permissions(dir, closed).map_err(ApplyError::io(dir, "change the mode of"))?;
-        give(dir, owner)?;
+        std::fs::set_permissions(&full, closed)
+            .map_err(ApplyError::io(&full, "change the mode of"))?;
+        give(&full, owner)?;
     }
-    let old = match std::fs::read_to_string(&full) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(ApplyError::io(&full, "read")(error)),
+    let opened = SshDir::open(root, user).and_then(|dir| Ok((dir.read(user)?, dir)));
+    let (old, dir) = match opened {
+        Ok(opened) => opened,
+        // One user's doing is no reason to leave the others without keys.
+        Err(error) => {
+            let problem = format!("{path}/{FILE} is not written: {error}");
+            changes.refused.push((user.place.clone(), problem));
+            return Ok(());
+        }
     };
-    let new = authorized_keys(&old, &user.keys, name);
+    let mut keys = match keep {
+        true => in_block(&old, name),
+        false => Vec::new(),
+    };
+    for key in &user.keys {
+        if !keys.contains(key) {
+            keys.push(key.clone());
+        }
+    }
+    let new = authorized_keys(&old, &keys, name);
     if new != old {
         let ours = (
             rustix::process::geteuid().as_raw(),
             rustix::process::getegid().as_raw(),
         );
-        host::atomic::write(
-            &full,
-            new.as_bytes(),
-            0o600,
-            (owner != ours).then_some(owner),
-        )?;
-        changes.done.push(format!(
-            "authorized {} keys for {}",
-            user.keys.len(),
-            user.user
-        ));
+        host::atomic::write(&dir.path(), &new, 0o600, (owner != ours).then_some(owner))?;
+        changes
+            .done
+            .push(format!("authorized {} keys for {}", keys.len(), user.user));
     }
     Ok(())
 }
 
-/// `old` with our block replaced, or added at the end.
-pub fn authorized_keys(old: &str, keys: &[String], name: &str) -> String {
+/// The keys that stand there under our name.
+fn in_block(old: &[u8], name: &str) -> Vec<String> {
+    let text = String::from_utf8_lossy(old);
+    let begin = format!("# BEGIN {name}: these lines are replaced at every boot");
+    let lines = text.lines().skip_while(|line| *line != begin).skip(1);
+    let lines = lines.take_while(|line| *line != format!("# END {name}"));
+    lines.map(str::to_owned).collect()
+}
+
+/// `old` with our block replaced, or added at the end. What else is in it need not be text.
+pub fn authorized_keys(old: &[u8], keys: &[String], name: &str) -> Vec<u8> {
     let begin_line = format!("# BEGIN {name}: these lines are replaced at every boot");
     let end_line = format!("# END {name}");
     let block = format!("{begin_line}\n{}\n{end_line}\n", keys.join("\n"));
-    let begin = old.find(&begin_line);
+    let find = |text: &[u8], what: &str| {
+        text.windows(what.len())
+            .position(|window| window == what.as_bytes())
+    };
+    let begin = find(old, &begin_line);
     let end = begin.and_then(|begin| {
-        let end = old[begin..].find(&end_line)?;
+        let end = find(&old[begin..], &end_line)?;
         Some(begin + end + end_line.len())
     });
     if let (Some(begin), Some(end)) = (begin, end) {
-        let rest = old[end..].strip_prefix('\n').unwrap_or(&old[end..]);
-        return format!("{}{block}{rest}", &old[..begin]);
+        let rest = old[end..].strip_prefix(b"\n").unwrap_or(&old[end..]);
+        return [&old[..begin], block.as_bytes(), rest].concat();
     }
-    let newline = if old.is_empty() || old.ends_with('\n') {
-        ""
-    } else {
-        "\n"
+    let newline: &[u8] = match old.is_empty() || old.ends_with(b"\n") {
+        true => b"",
+        false => b"\n",
     };
-    format!("{old}{newline}{block}")
+    [old, newline, block.as_bytes()].concat()
 }

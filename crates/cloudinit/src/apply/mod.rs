@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::finding::Place;
 use crate::plan::Plan;
 
 pub use calls::{CallState, CallStatus, Services, carry_out_early, carry_out_late, planned};
@@ -54,6 +55,8 @@ pub struct Changes {
     pub done: Vec<String>,
     /// A unit file is new or different: systemd has to read them again.
     pub units: bool,
+    /// Whose keys were not written, and why; the rest was.
+    pub refused: Vec<(Place, String)>,
 }
 
 /// Everything but the calls. [`check()`] first: it finds what would fail half-way.
@@ -70,7 +73,7 @@ pub fn apply(plan: &Plan, root: &Path) -> Result<Changes, ApplyError> {
         files::write(root, write, &mut changes)?;
     }
     let name = plan.key_name.as_deref().unwrap_or(keys::KEY_NAME);
-    keys::authorize(root, &plan.keys, name, &mut changes)?;
+    keys::authorize(root, &plan.keys, name, plan.keep_keys, &mut changes)?;
     for op in &plan.files {
         files::run(root, op, &mut changes)?;
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::config::Verb;
+use crate::datasource::Found;
 use crate::service::{self, Origin};
 use crate::status::{PENDING, State, Status};
 
@@ -374,14 +375,139 @@ fn what_would_fail_half_way_fails_at_the_start() {
         "write_files:\n- path: /opt/bin/x\n",
         "4:9: error: write_files[0].path: /opt/bin/x: /opt is not a directory",
     );
+}
+
+/// Whoever gets keys must not be able to lead root to another file, nor keep others from theirs.
+#[test]
+fn what_a_user_put_in_place_of_the_keys_is_not_touched() {
+    let config = "#cloud-config\nssh_authorized_keys: [ssh-ed25519 AAAA x]\nusers:\n- name: alice\n  ssh_authorized_keys: [ssh-ed25519 AAAA y]\nwrite_files:\n- {path: /etc/z, content: z}\n";
+    let check = |prepare: &dyn Fn(&Host), expect: &str| {
+        let host = Host::new();
+        host.put("home/core/secret", "a secret\n");
+        host.put("elsewhere/x", "");
+        prepare(&host);
+        let status = host.run(config);
+        assert_eq!(status.state, State::Applied);
+        let findings: Vec<String> = status.findings.iter().map(ToString::to_string).collect();
+        assert!(
+            findings
+                .iter()
+                .any(|it| it.contains("warning") && it.contains(expect)),
+            "{expect}: {findings:?}"
+        );
+        assert_eq!(host.text("home/core/secret"), "a secret\n");
+        assert_eq!(
+            std::fs::read_dir(host.path("elsewhere")).unwrap().count(),
+            1
+        );
+        // The others have theirs.
+        assert!(
+            host.text("home/alice/.ssh/authorized_keys")
+                .contains("AAAA y")
+        );
+        assert_eq!(host.text("etc/z"), "z");
+    };
+    let ssh = |host: &Host| {
+        std::fs::create_dir_all(host.path("home/core/.ssh")).unwrap();
+        host.path("home/core/.ssh/authorized_keys")
+    };
+    check(
+        &|host| symlink(host.path("elsewhere"), host.path("home/core/.ssh")).unwrap(),
+        "/home/core/.ssh/authorized_keys is not written",
+    );
+    check(&|host| host.put("home/core/.ssh", ""), "is not written");
+    check(
+        &|host| symlink("../secret", ssh(host)).unwrap(),
+        "is not written",
+    );
     check(
         &|host| {
-            std::fs::create_dir_all(host.path("home/core")).unwrap();
-            symlink("/etc", host.path("home/core/.ssh")).unwrap();
+            let path = ssh(host);
+            std::fs::hard_link(host.path("home/core/secret"), path).unwrap();
         },
-        "ssh_authorized_keys: [ssh-ed25519 AAAA x]\n",
-        "3:22: error: ssh_authorized_keys: /home/core/.ssh: not a directory",
+        "it belongs to uid",
     );
+    check(
+        &|host| {
+            use rustix::fs::{CWD, FileType, Mode, mknodat};
+            mknodat(CWD, ssh(host), FileType::Fifo, Mode::from(0o600), 0).unwrap();
+        },
+        "authorized_keys is no file",
+    );
+}
+
+#[test]
+fn keys_beside_ours_need_not_be_text() {
+    let host = Host::new();
+    host.put("home/core/.ssh/authorized_keys", "");
+    let path = host.path("home/core/.ssh/authorized_keys");
+    std::fs::write(&path, b"ssh-ed25519 AAAA m\xfcller\n").unwrap();
+    host.run("#cloud-config\nssh_authorized_keys: [ssh-ed25519 AAAA x]\n");
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(bytes.starts_with(b"ssh-ed25519 AAAA m\xfcller\n# BEGIN"));
+}
+
+/// A typo must not lock out those who were let in before.
+#[test]
+fn user_data_that_became_wrong_takes_no_keys_away() {
+    let host = Host::new();
+    let found = |user_data: &str| Found {
+        origin: "a disk".into(),
+        user_data: Some(user_data.as_bytes().to_vec()),
+        metadata: crate::metadata::Metadata {
+            ssh_keys: vec!["ssh-ed25519 AAAA platform".into()],
+            ..Default::default()
+        },
+        ..Found::default()
+    };
+    let run = |user_data: &str| {
+        let given = found(user_data);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(20_000 * 86_400);
+        service::run(host.dir.path(), Origin::Given(&given), now, None).unwrap()
+    };
+    let good = "#cloud-config\nssh_authorized_keys: [ssh-ed25519 AAAA admin]\n";
+    assert_eq!(run(good).state, State::Applied);
+    let both = host.text("home/core/.ssh/authorized_keys");
+    assert!(
+        both.contains("platform") && both.contains("admin"),
+        "{both}"
+    );
+    assert_eq!(run("#cloud-config\nhostname: [a]\n").state, State::Invalid);
+    let kept = host.text("home/core/.ssh/authorized_keys");
+    assert!(
+        kept.contains("platform") && kept.contains("admin"),
+        "{kept}"
+    );
+    // What is right again counts alone.
+    let other = "#cloud-config\nssh_authorized_keys: [ssh-ed25519 AAAA other]\n";
+    assert_eq!(run(other).state, State::Applied);
+    let replaced = host.text("home/core/.ssh/authorized_keys");
+    assert!(
+        !replaced.contains("admin") && replaced.contains("other"),
+        "{replaced}"
+    );
+}
+
+/// An account that cannot be made does not keep the platform's keys away.
+#[test]
+fn what_fails_half_way_leaves_a_way_in() {
+    let host = Host::new();
+    // Not to be seen beforehand: a home's parent that is no directory by the time it is made.
+    host.put("srv/app", "");
+    let given = Found {
+        origin: "a disk".into(),
+        user_data: Some(b"#cloud-config\nusers:\n- {name: app, homedir: /srv/app/home}\n".to_vec()),
+        metadata: crate::metadata::Metadata {
+            ssh_keys: vec!["ssh-ed25519 AAAA platform".into()],
+            ..Default::default()
+        },
+        ..Found::default()
+    };
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(20_000 * 86_400);
+    let status = service::run(host.dir.path(), Origin::Given(&given), now, None).unwrap();
+    assert_eq!(status.state, State::Failed, "{status:?}");
+    let keys = host.text("home/core/.ssh/authorized_keys");
+    assert!(keys.contains("platform"), "{keys}");
 }
 
 #[test]
@@ -445,8 +571,8 @@ fn keys_of_others_stay() {
         };
         let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
         assert_eq!(
-            authorized_keys(&marked(old), &keys, KEY_NAME),
-            marked(expect)
+            authorized_keys(marked(old).as_bytes(), &keys, KEY_NAME),
+            marked(expect).into_bytes()
         );
     };
     check("", &["a"], "<\na\n>\n");

@@ -90,16 +90,18 @@ fn command(name: &str, body: &str, once: bool, place: Place) -> (File, Unit) {
     let path = format!("/var/lib/cloudinit/scripts/{name}");
     let digest = sha256(body.as_bytes());
     let mark = format!("{DONE}/{name}-{}", &digest[..16]);
-    let (condition, end) = match once {
+    // First of all: a list that ends in the middle, by `exit`, an error or a reboot, has run, and what it did may not
+    // be done twice.
+    let (condition, begin) = match once {
         true => (
             format!("ConditionPathExists=!{mark}\n"),
-            format!("mkdir -p {DONE}\n: >{mark}\n"),
+            format!("mkdir -p {DONE} && : >{mark} && sync {DONE} || exit\n"),
         ),
         false => (String::new(), String::new()),
     };
     let script = File {
         mode: 0o700,
-        ..file(&path, format!("#!/bin/sh\n{body}{end}"), place.clone())
+        ..file(&path, format!("#!/bin/sh\n{begin}{body}"), place.clone())
     };
     let content = format!(
         "[Unit]\nDescription={name} of the user-data\n{condition}\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart={path}\n"

@@ -37,6 +37,8 @@ pub struct Plan {
     pub keys: Vec<Keys>,
     /// Under which name they stand, where it is not ours.
     pub key_name: Option<String>,
+    /// Keys that earlier user-data gave stay: this is not all that there was to be.
+    pub keep_keys: bool,
     /// What is fetched, keys included.
     pub imports: Vec<Spanned<Import>>,
     pub files: Vec<FileOp>,
