@@ -9,7 +9,8 @@ use tonic::{Request, Response, Status};
 use super::lock::{
     Place, after_prefix, compare_created, enqueue, lease_or_new, op, txn, wait_for_turn,
 };
-use super::{Answers, Context};
+use super::{Answers, Caller, Context};
+use crate::auth::Access;
 use crate::mvcc::view;
 use crate::pb::etcdserverpb as rpc;
 use crate::pb::etcdserverpb::request_op::Request as Request_;
@@ -29,6 +30,14 @@ fn not_leader() -> Status {
 }
 
 impl Election {
+    /// What is said in an election is in keys, and whoever may not read them may not hear it.
+    fn may_look(&self, name: &[u8], caller: &Caller) -> Result<(), Status> {
+        let prefix = [name, b"/"].concat();
+        let end = after_prefix(&prefix);
+        let machine = self.0.node.machine.read();
+        Ok(machine.auth.permits(caller, &prefix, &end, Access::Read)?)
+    }
+
     fn first(&self, name: &[u8]) -> Option<KeyValue> {
         let prefix = [name, b"/"].concat();
         let end = after_prefix(&prefix);
@@ -105,7 +114,8 @@ impl pb::election_server::Election for Election {
         &self,
         request: Request<pb::LeaderRequest>,
     ) -> Result<Response<pb::LeaderResponse>, Status> {
-        self.0.admit(&request)?;
+        let caller = self.0.admit(&request)?;
+        self.may_look(&request.get_ref().name, &caller)?;
         self.0.voter()?;
         self.0.node.read().await?;
         let kv = self.first(&request.get_ref().name).ok_or_else(no_leader)?;
@@ -122,7 +132,8 @@ impl pb::election_server::Election for Election {
         &self,
         request: Request<pb::LeaderRequest>,
     ) -> Result<Response<Self::ObserveStream>, Status> {
-        self.0.admit(&request)?;
+        let caller = self.0.admit(&request)?;
+        self.may_look(&request.get_ref().name, &caller)?;
         self.0.voter()?;
         self.0.node.read().await?;
         let name = request.into_inner().name;

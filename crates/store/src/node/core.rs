@@ -468,7 +468,9 @@ impl Core {
     ) {
         let at = (entry.index, entry.term);
         match entry.get_entry_type() {
-            EntryType::EntryNormal => self.apply_commands(batch.unwrap_or_default(), actions, now),
+            EntryType::EntryNormal => {
+                self.apply_commands(batch.unwrap_or_default(), at, actions, now);
+            }
             EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
                 self.apply_change(entry, actions);
             }
@@ -479,7 +481,15 @@ impl Core {
         self.raw.mut_store().applied = at;
     }
 
-    fn apply_commands(&mut self, batch: Batch, actions: &mut Actions, now: Duration) {
+    /// `at` is written under the same lock: who takes a picture of the machine in between would have the effects of an
+    /// entry that it says is still to come.
+    fn apply_commands(
+        &mut self,
+        batch: Batch,
+        at: (u64, u64),
+        actions: &mut Actions,
+        now: Duration,
+    ) {
         if batch.commands.is_empty() {
             return;
         }
@@ -491,6 +501,7 @@ impl Core {
             }
         }
         actions.changes.append(&mut machine.take_changes());
+        (machine.applied, machine.applied_term) = at;
     }
 
     fn apply_change(&mut self, entry: &Entry, actions: &mut Actions) {
@@ -513,6 +524,7 @@ impl Core {
                 let mut machine = self.machine.write();
                 machine.conf = conf;
                 machine.change_members(&context);
+                (machine.applied, machine.applied_term) = (entry.index, entry.term);
                 actions.members_changed = true;
                 actions.removed |= context.member.is_none() && context.id == self.member;
                 actions
@@ -542,7 +554,8 @@ impl Core {
     }
 
     fn end_leases(&mut self, now: Duration) {
-        if !self.leading {
+        // Somebody else may lead already, and have heard from those that we have not.
+        if !self.leading || !self.is_leader() {
             return;
         }
         self.revoking.retain(|_, since| now < *since + PATIENCE);
