@@ -23,4 +23,6 @@ pub mod tls;
 pub mod v2;
 pub mod wal;
 pub mod watch;
+#[cfg(test)]
+mod watch_tests;
 pub mod wire;

@@ -1,7 +1,8 @@
 //! Who watches what. One thread tells watchers of changes, in the order of revisions; an event is encoded once,
-//! however many watch it. A watcher that starts in the past, or that does not read, is caught up from the store.
+//! however many watch it. A watcher that starts in the past, or that does not read, is caught up from the store: in pieces,
+//! as fast as it reads, and without the locks for which writes and other watchers wait.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -12,13 +13,18 @@ use prost::encoding::encode_varint;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::machine::Shared;
-use crate::mvcc::{Change, contains};
+use crate::mvcc::{Change, Past, Search, contains};
 use crate::wire::Encoded;
 
-/// Events that may wait in a stream before its watchers count as slow.
+/// Events that may wait in a stream before its watchers count as slow. Long ones count as several.
 const BACKLOG: usize = 10_000;
+const LONG: usize = 16 << 10;
 /// Events of one response when catching up; a revision is never torn.
 const CHUNK: usize = 1000;
+/// Changes that all who lag are known to have before them.
+const PLACES: usize = 200_000;
+/// Keys that are looked at under one lock.
+const PAGE: usize = 1000;
 const RESYNC: Duration = Duration::from_millis(100);
 
 /// What a stream of watchers is told.
@@ -60,12 +66,33 @@ pub struct Outbox {
     pub backlog: Arc<AtomicUsize>,
 }
 
+/// How much of a backlog an event is.
+fn weight(length: usize) -> usize {
+    1 + length / LONG
+}
+
+fn total(events: &[Encoded]) -> usize {
+    events.iter().map(|event| weight(event.len())).sum()
+}
+
 impl Outbox {
     fn send(&self, notice: Notice) -> bool {
         if let Notice::Events { events, .. } = &notice {
-            self.backlog.fetch_add(events.len(), Ordering::Relaxed);
+            self.backlog.fetch_add(total(events), Ordering::Relaxed);
         }
         self.notices.send(notice).is_ok()
+    }
+
+    /// These events were sent on. Says whether that made room for what a watcher may have missed.
+    pub fn sent(&self, events: &[Encoded]) -> bool {
+        let total = total(events);
+        let before = self.backlog.fetch_sub(total, Ordering::Relaxed);
+        before > BACKLOG / 4 && before - total <= BACKLOG / 4
+    }
+
+    /// Whether there is room for what a watcher has missed.
+    fn has_room(&self) -> bool {
+        self.backlog.load(Ordering::Relaxed) <= BACKLOG / 2
     }
 }
 
@@ -90,18 +117,46 @@ struct Watcher {
     /// The first revision that it has not heard of.
     next: i64,
     synced: bool,
+    /// What is known of what it has missed, and up to which revision that is all.
+    past: VecDeque<Past>,
+    through: i64,
     told: Instant,
     batch: Vec<Encoded>,
 }
 
 impl Watcher {
-    fn wants(&self, change: &Change) -> bool {
-        let unwanted = if change.version.dead {
+    fn wants(&self, main: i64, dead: bool) -> bool {
+        let unwanted = if dead {
             self.request.no_delete
         } else {
             self.request.no_put
         };
-        change.version.main >= self.next && !unwanted
+        main >= self.next && !unwanted
+    }
+
+    /// The next piece of what it has missed.
+    fn piece(&mut self) -> Piece {
+        let mut changes = Vec::new();
+        let (mut size, mut at) = (0, 0);
+        while let Some(past) = self.past.front() {
+            if size >= CHUNK && past.main() != at {
+                break;
+            }
+            at = past.main();
+            let wanted = self.wants(at, past.is_dead());
+            let past = self.past.pop_front().filter(|_| wanted);
+            size += past.as_ref().map_or(0, |past| weight(past.length()));
+            changes.extend(past);
+        }
+        Piece {
+            changes,
+            revision: if self.past.is_empty() {
+                self.through
+            } else {
+                at
+            },
+            with_previous: self.request.prev_kv,
+        }
     }
 
     fn send(&mut self, revision: i64, events: Vec<Encoded>) -> bool {
@@ -113,6 +168,26 @@ impl Watcher {
             fragment: self.request.fragment,
         })
     }
+}
+
+/// What is sent at once to a watcher that lags, and the revision that it knows everything of then.
+#[derive(Debug)]
+struct Piece {
+    changes: Vec<Past>,
+    revision: i64,
+    with_previous: bool,
+}
+
+/// The past that a watcher asked for is gone.
+struct Compacted {
+    revision: i64,
+    compact: i64,
+}
+
+/// What is to be done next for a watcher that lags.
+enum Step {
+    Search(Search),
+    Send(Piece),
 }
 
 #[derive(Debug, Default)]
@@ -174,12 +249,14 @@ impl Hub {
     }
 
     pub fn publish(&self, changes: Vec<Change>, revision: i64) {
-        if self.queued.load(Ordering::Acquire) == 0 {
-            let mut inner = self.inner.lock();
-            if inner.watchers.is_empty() && self.queued.load(Ordering::Acquire) == 0 {
-                inner.processed = revision;
-                return;
-            }
+        // Not while the thread is at it: it is not worth waiting for.
+        if self.queued.load(Ordering::Acquire) == 0
+            && let Some(mut inner) = self.inner.try_lock()
+            && inner.watchers.is_empty()
+            && self.queued.load(Ordering::Acquire) == 0
+        {
+            inner.processed = revision;
+            return;
         }
         self.task(Task::Publish(changes, revision));
     }
@@ -213,6 +290,8 @@ impl Hub {
             out,
             next,
             synced,
+            past: VecDeque::new(),
+            through: 0,
             told: Instant::now(),
             batch: Vec::new(),
         };
@@ -236,6 +315,73 @@ impl Hub {
     /// Tells a stream how far its watchers are, once they are all synced.
     pub fn progress(&self, stream: u64, out: Outbox) {
         self.task(Task::Progress(stream, out));
+    }
+
+    /// There is room in a stream again.
+    pub fn resume(&self) {
+        self.task(Task::Kick);
+    }
+
+    /// Brings lagging watchers further; says whether some of them can go on at once.
+    fn catch_up(&self) -> bool {
+        let lagging = self.inner.lock().unsynced.clone();
+        let places = (PLACES / lagging.len().max(1)).max(CHUNK);
+        let mut more = false;
+        for id in lagging {
+            more |= self.advance(id, places);
+        }
+        more
+    }
+
+    /// Up to what has been told to the others, or as far as the stream has room. Nobody else can change how far that is: it
+    /// is this thread that tells.
+    fn advance(&self, id: u64, places: usize) -> bool {
+        let mut sent = 0;
+        loop {
+            if sent >= BACKLOG {
+                // It reads as fast as it is told. Now for the others.
+                return true;
+            }
+            let Some(step) = self.inner.lock().next_step(id, places) else {
+                return false;
+            };
+            match step {
+                Step::Search(search) => {
+                    let found = self.search(search);
+                    if !self.inner.lock().found(id, found) {
+                        return false;
+                    }
+                }
+                Step::Send(piece) => {
+                    let with_previous = piece.with_previous;
+                    let events: Vec<Encoded> = piece
+                        .changes
+                        .into_iter()
+                        .map(|past| event(&past.read(), with_previous))
+                        .collect();
+                    sent += total(&events);
+                    if !self.inner.lock().send(id, piece.revision, events) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    fn search(&self, mut search: Search) -> Result<(Vec<Past>, i64), Compacted> {
+        loop {
+            let machine = self.machine.read();
+            let compact = machine.kv.compact_revision();
+            if search.from() < compact {
+                let revision = machine.kv.revision();
+                return Err(Compacted { revision, compact });
+            }
+            let more = search.step(&machine.kv, PAGE);
+            drop(machine);
+            if !more {
+                return Ok(search.done());
+            }
+        }
     }
 
     /// Watchers, and those that lag behind.
@@ -288,7 +434,7 @@ impl Inner {
                 let Some(watcher) = self.watchers.get_mut(id) else {
                     continue;
                 };
-                if !watcher.wants(change) {
+                if !watcher.wants(change.version.main, change.version.dead) {
                     continue;
                 }
                 let slot = if watcher.request.prev_kv {
@@ -328,63 +474,65 @@ impl Inner {
         told
     }
 
-    /// Brings lagging watchers up to what has been told to the others.
-    fn catch_up(&mut self, machine: &Shared) {
-        let lagging = std::mem::take(&mut self.unsynced);
-        for id in lagging {
-            let processed = self.processed;
-            let Some(watcher) = self.watchers.get_mut(&id) else {
-                continue;
-            };
-            if watcher.out.backlog.load(Ordering::Relaxed) > BACKLOG / 2 {
-                self.unsynced.push(id);
-                continue;
-            }
+    /// `None` if there is nothing more to do for it now.
+    fn next_step(&mut self, id: u64, places: usize) -> Option<Step> {
+        let processed = self.processed;
+        let watcher = self.watchers.get_mut(&id)?;
+        if !watcher.past.is_empty() {
+            let room = watcher.out.has_room();
+            return room.then(|| Step::Send(watcher.piece()));
+        }
+        if watcher.next <= processed {
             let request = &watcher.request;
-            let machine = machine.read();
-            let compact = machine.kv.compact_revision();
-            if watcher.next < compact {
-                let revision = machine.kv.revision();
-                drop(machine);
+            let revisions = (watcher.next, processed);
+            let search = Search::new(&request.key, &request.range_end, revisions, places);
+            return watcher.out.has_room().then_some(Step::Search(search));
+        }
+        watcher.synced = true;
+        self.unsynced.retain(|other| *other != id);
+        if let Some(watcher) = self.watchers.remove(&id) {
+            self.index(id, &watcher);
+            self.watchers.insert(id, watcher);
+        }
+        None
+    }
+
+    /// Says whether the watcher is still there.
+    fn found(&mut self, id: u64, found: Result<(Vec<Past>, i64), Compacted>) -> bool {
+        let Some(watcher) = self.watchers.get_mut(&id) else {
+            return false;
+        };
+        match found {
+            Ok((past, through)) => {
+                if past.is_empty() {
+                    watcher.next = through + 1;
+                }
+                (watcher.past, watcher.through) = (past.into(), through);
+                true
+            }
+            Err(Compacted { revision, compact }) => {
                 watcher.out.send(Notice::Compacted {
                     watch: watcher.watch,
                     revision,
                     compact,
                 });
-                self.watchers.remove(&id);
-                continue;
-            }
-            let changes =
-                machine
-                    .kv
-                    .changes(&request.key, &request.range_end, watcher.next, processed);
-            drop(machine);
-            let mut events = Vec::new();
-            let mut at = 0;
-            let mut alive = true;
-            for change in &changes {
-                if events.len() >= CHUNK && change.version.main != at {
-                    alive &= watcher.send(at, std::mem::take(&mut events));
-                }
-                if watcher.wants(change) {
-                    events.push(event(change, watcher.request.prev_kv));
-                }
-                at = change.version.main;
-            }
-            if !events.is_empty() {
-                alive &= watcher.send(processed, events);
-            }
-            watcher.next = watcher.next.max(processed + 1);
-            watcher.synced = true;
-            if !alive {
-                self.watchers.remove(&id);
-                continue;
-            }
-            if let Some(watcher) = self.watchers.remove(&id) {
-                self.index(id, &watcher);
-                self.watchers.insert(id, watcher);
+                self.remove(id);
+                false
             }
         }
+    }
+
+    /// Says whether the watcher is still there.
+    fn send(&mut self, id: u64, revision: i64, events: Vec<Encoded>) -> bool {
+        let Some(watcher) = self.watchers.get_mut(&id) else {
+            return false;
+        };
+        watcher.next = watcher.next.max(revision + 1);
+        if !events.is_empty() && !watcher.send(revision, events) {
+            self.remove(id);
+            return false;
+        }
+        true
     }
 
     fn notify(&mut self, progress: Duration) {
@@ -423,33 +571,44 @@ fn event(change: &Change, with_previous: bool) -> Encoded {
 fn run(hub: &std::sync::Weak<Hub>, tasks: &Receiver<Task>, progress: Duration) {
     let mut waiting: Vec<(u64, Outbox)> = Vec::new();
     let mut last_notify = Instant::now();
+    let mut last_resync = Instant::now();
+    let mut more = false;
     loop {
-        let task = tasks.recv_timeout(RESYNC);
+        let task = tasks.recv_timeout(if more { Duration::ZERO } else { RESYNC });
         let Some(hub) = hub.upgrade() else { return };
         let mut inner = hub.inner.lock();
         let done = usize::from(task.is_ok());
-        let mut catch_up = true;
+        // Who lags does not keep those waiting who do not, nor the other way round.
+        let mut catch_up = last_resync.elapsed() >= RESYNC;
         match task {
             Ok(Task::Publish(changes, revision)) => {
                 let told = inner.publish(&changes, revision);
                 hub.events.fetch_add(told, Ordering::Relaxed);
-                catch_up = false;
             }
             Ok(Task::Reset(revision)) => {
                 inner.processed = revision;
-                let ids: Vec<u64> = inner.watchers.keys().copied().collect();
                 inner.keys.clear();
                 inner.ranges.clear();
-                inner.unsynced = ids;
+                inner.unsynced = inner.watchers.keys().copied().collect();
+                for watcher in inner.watchers.values_mut() {
+                    watcher.synced = false;
+                }
+                catch_up = true;
             }
-            Ok(Task::Kick) | Err(RecvTimeoutError::Timeout) => {}
-            Ok(Task::Progress(stream, out)) => waiting.push((stream, out)),
+            Ok(Task::Kick) | Err(RecvTimeoutError::Timeout) => catch_up = true,
+            Ok(Task::Progress(stream, out)) => {
+                waiting.push((stream, out));
+                catch_up = true;
+            }
             Err(RecvTimeoutError::Disconnected) => return,
         }
+        drop(inner);
         hub.queued.fetch_sub(done, Ordering::AcqRel);
-        if catch_up && !inner.unsynced.is_empty() {
-            inner.catch_up(&hub.machine);
+        if catch_up {
+            more = hub.catch_up();
+            last_resync = Instant::now();
         }
+        let mut inner = hub.inner.lock();
         waiting.retain(|(stream, out)| {
             let lags = inner
                 .watchers

@@ -3,8 +3,24 @@
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
+    unreachable_pub,
     reason = "a test; the numbers are small"
 )]
+#![allow(
+    unused_attributes,
+    reason = "the targets are programs of their own elsewhere"
+)]
+
+extern crate self as libfuzzer_sys;
+
+#[path = "../../../fuzz/store/fuzz_targets/gateway.rs"]
+mod gateway;
+#[path = "../../../fuzz/in_tests.rs"]
+mod in_tests;
+#[path = "../../../fuzz/store/fuzz_targets/v2.rs"]
+mod v2;
+#[path = "../../../fuzz/store/fuzz_targets/wal.rs"]
+mod wal;
 
 use std::path::Path;
 
@@ -71,12 +87,12 @@ fn each(target: &str, extra: Vec<Vec<u8>>, default: usize, mut judge: impl FnMut
 
 #[test]
 fn requests_of_v2() {
-    each("v2", Vec::new(), 20_000, store::fuzz::v2);
+    each("v2", Vec::new(), 20_000, v2::run);
 }
 
 #[test]
 fn json_of_the_gateway() {
-    each("gateway", Vec::new(), 2_000, store::fuzz::gateway);
+    each("gateway", Vec::new(), 2_000, gateway::run);
 }
 
 /// A log as it really is, without the zeros behind it.
@@ -114,11 +130,11 @@ fn log() -> Vec<u8> {
 
 #[test]
 fn logs() {
-    let dir = tempfile::tempdir().unwrap();
-    each("wal", vec![log()], 1_000, |bytes| {
-        let place = dir.path().join("log");
-        std::fs::create_dir(&place).unwrap();
-        store::fuzz::wal(&place, bytes).unwrap();
-        std::fs::remove_dir_all(&place).unwrap();
-    });
+    each("wal", vec![log()], 1_000, wal::run);
+}
+
+#[test]
+fn no_target_is_left_out() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/store");
+    in_tests::assert_all(&dir, &["gateway", "v2", "wal"]);
 }

@@ -29,10 +29,13 @@ impl Kv {
             self.0.voter()?;
             self.0.node.read().await?;
         }
-        let machine = self.0.node.machine.read();
-        machine.permit_range(request, caller)?;
-        let mut response = mvcc::range(&machine.kv, request, machine.kv.revision())?;
-        drop(machine);
+        let found = {
+            let machine = self.0.node.machine.read();
+            machine.permit_range(request, caller)?;
+            mvcc::find(&machine.kv, request, machine.kv.revision())?
+        };
+        // What has to come from the disk comes without the lock, for which writes wait.
+        let mut response = found.read();
         self.0.complete(&mut response.header);
         Ok(response)
     }
@@ -207,11 +210,12 @@ impl rpc::kv_server::Kv for Kv {
             if !is_serializable(&request) {
                 self.0.node.read().await?;
             }
-            {
+            let seen = {
                 let machine = self.0.node.machine.read();
                 machine.permit_txn(&request, &caller)?;
-                mvcc::read(&machine.kv, &request)?
-            }
+                mvcc::look(&machine.kv, &request)?
+            };
+            seen.read()
         } else {
             if crate::machine::writes(&request) {
                 self.0.within_quota(request.encoded_len()).await?;

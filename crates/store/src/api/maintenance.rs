@@ -163,6 +163,14 @@ impl rpc::maintenance_server::Maintenance for Maintenance {
                 sender.blocking_send(Ok(piece)).is_ok()
             };
             for piece in source {
+                let piece = match piece {
+                    Ok(piece) => piece,
+                    Err(why) => {
+                        let status = Status::unavailable(format!("etcdserver: {why}, try again"));
+                        let _ = sender.blocking_send(Err(status));
+                        return;
+                    }
+                };
                 sum.update(&piece);
                 left = left.saturating_sub(piece.len() as u64);
                 if !send(piece, left) {

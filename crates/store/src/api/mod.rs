@@ -33,6 +33,7 @@ use crate::auth::Tokens;
 use crate::config::Server;
 use crate::error::{self, Error};
 use crate::http::Peer;
+use crate::machine::Machine;
 use crate::node::Node;
 use crate::pb::etcdserverpb::{self as rpc, ResponseHeader};
 use crate::pb::orlop::store::command::Op;
@@ -127,16 +128,27 @@ impl Context {
 
     /// Checks what comes before any request is looked at.
     fn admit<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let metadata = request.metadata();
-        if metadata.get("hasleader").is_some_and(|v| v == "true")
-            && self.node.standing().leader == 0
-        {
-            return Err(error::NO_LEADER.into());
-        }
+        self.led(request)?;
         let machine = self.node.machine.read();
         if !machine.auth.enabled() {
             return Ok(Caller::default());
         }
+        let (token, name) = self.shown(request);
+        Ok(self.caller(&machine, token, name)?)
+    }
+
+    /// Whether there is a leader, where the client wants one.
+    fn led<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let wanted = request.metadata().get("hasleader");
+        if wanted.is_some_and(|v| v == "true") && self.node.standing().leader == 0 {
+            return Err(error::NO_LEADER.into());
+        }
+        Ok(())
+    }
+
+    /// The token that comes with a request, and the name in the certificate of its connection, if that counts.
+    fn shown<'a, T>(&self, request: &'a Request<T>) -> (Option<&'a str>, Option<&'a str>) {
+        let metadata = request.metadata();
         let token = ["token", "authorization"]
             .into_iter()
             .find_map(|name| metadata.get(name)?.to_str().ok());
@@ -145,8 +157,18 @@ impl Context {
             .get::<Peer>()
             .filter(|_| self.cert_auth)
             .and_then(|peer| peer.common_name.as_deref());
+        (token, name)
+    }
+
+    /// Whose these are now.
+    fn caller(
+        &self,
+        machine: &Machine,
+        token: Option<&str>,
+        name: Option<&str>,
+    ) -> Result<Caller, Error> {
         let now = machine.epoch + self.node.now();
-        Ok(self.tokens.caller(&machine.auth, token, name, now)?)
+        self.tokens.caller(&machine.auth, token, name, now)
     }
 
     /// The same, for what only administrators may.

@@ -9,9 +9,9 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Answers, Caller, Context};
+use super::{Answers, Context};
 use crate::auth::Access;
-use crate::error;
+use crate::error::{self, Error};
 use crate::pb::etcdserverpb as rpc;
 use crate::pb::etcdserverpb::watch_create_request::FilterType;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
@@ -25,7 +25,9 @@ pub struct Watch(pub Arc<Context>);
 struct Watchers {
     context: Arc<Context>,
     stream: u64,
-    caller: Caller,
+    /// What the stream came with: a stream lives long, and what that is worth may change.
+    token: Option<String>,
+    name: Option<String>,
     out: Outbox,
     /// The client's number to the hub's.
     ids: HashMap<i64, u64>,
@@ -67,6 +69,14 @@ impl Watchers {
         }
     }
 
+    /// Whether they may read that now: what is watched already goes on.
+    fn permit(&self, key: &[u8], range_end: &[u8]) -> Result<(), Error> {
+        let machine = self.context.node.machine.read();
+        let (token, name) = (self.token.as_deref(), self.name.as_deref());
+        let caller = self.context.caller(&machine, token, name)?;
+        machine.auth.permits(&caller, key, range_end, Access::Read)
+    }
+
     fn notice(&self, notice: Notice) {
         let _ = self.out.notices.send(notice);
     }
@@ -85,13 +95,7 @@ impl Watchers {
         } else {
             &request.key
         };
-        let permitted = {
-            let machine = self.context.node.machine.read();
-            machine
-                .auth
-                .permits(&self.caller, key, &request.range_end, Access::Read)
-        };
-        if let Err(error) = permitted {
+        if let Err(error) = self.permit(key, &request.range_end) {
             self.notice(Notice::Canceled {
                 watch: -1,
                 revision: self.revision(),
@@ -147,7 +151,9 @@ impl rpc::watch_server::Watch for Watch {
         &self,
         request: Request<Streaming<rpc::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let caller = self.0.admit(&request)?;
+        self.0.led(&request)?;
+        let (token, name) = self.0.shown(&request);
+        let (token, name) = (token.map(str::to_owned), name.map(str::to_owned));
         let require_leader = request
             .metadata()
             .get("hasleader")
@@ -159,7 +165,8 @@ impl rpc::watch_server::Watch for Watch {
         let watchers = Watchers {
             context: self.0.clone(),
             stream: hub.new_stream(),
-            caller,
+            token,
+            name,
             out: Outbox { notices, backlog },
             ids: HashMap::new(),
             next: 0,
@@ -263,10 +270,9 @@ fn answer(
             events,
             fragment,
         } => {
-            watchers
-                .out
-                .backlog
-                .fetch_sub(events.len(), Ordering::Relaxed);
+            if watchers.out.sent(&events) {
+                watchers.hub().resume();
+            }
             // The client has canceled it meanwhile.
             if !watchers.ids.contains_key(&watch) {
                 return Vec::new();

@@ -37,8 +37,14 @@ pub struct Source {
     after: Option<Key>,
     step: Step,
     written: u64,
+    generation: u64,
     _pin: Pin,
 }
+
+/// The state as of the start is not there any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("while the state was read, a newer one of the leader took its place")]
+pub struct Replaced;
 
 enum Step {
     Head,
@@ -57,6 +63,7 @@ impl Source {
             after: None,
             step: Step::Head,
             written: 0,
+            generation: machine.generation,
             _pin: pin,
         }
     }
@@ -77,9 +84,9 @@ impl Source {
 }
 
 impl Iterator for Source {
-    type Item = Vec<u8>;
+    type Item = Result<Vec<u8>, Replaced>;
 
-    fn next(&mut self) -> Option<Vec<u8>> {
+    fn next(&mut self) -> Option<Self::Item> {
         let mut out = Vec::new();
         match self.step {
             Step::Head => {
@@ -89,11 +96,16 @@ impl Iterator for Source {
                 self.step = Step::Pages;
             }
             Step::Pages => {
-                let page =
-                    self.shared
-                        .read()
-                        .kv
-                        .page(self.after.as_ref(), self.head.revision, PAGE);
+                let machine = self.shared.read();
+                if machine.generation != self.generation {
+                    drop(machine);
+                    self.step = Step::Done;
+                    return Some(Err(Replaced));
+                }
+                let page = machine
+                    .kv
+                    .page(self.after.as_ref(), self.head.revision, PAGE);
+                drop(machine);
                 let mut payload = Vec::new();
                 let empty = page.is_empty();
                 self.after = page.last().map(|(key, _)| key.clone());
@@ -113,7 +125,7 @@ impl Iterator for Source {
             Step::Done => return None,
         }
         self.written += out.len() as u64;
-        Some(out)
+        Some(Ok(out))
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Machine {
     pub applied: u64,
     pub applied_term: u64,
     pub conf: ConfState,
+    /// How often a leader's state has taken the place of this member's own: what is read in pieces is of one of them.
+    pub generation: u64,
     /// What checkpoints in the making still read.
     pins: Vec<(i64, Weak<()>)>,
     /// What watchers have not been told yet.

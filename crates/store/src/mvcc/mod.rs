@@ -4,6 +4,7 @@
 
 mod load;
 mod pair;
+mod past;
 mod range;
 mod shelf;
 #[cfg(test)]
@@ -19,9 +20,10 @@ use std::sync::Arc;
 
 pub use load::{Loaded, Loading};
 pub use pair::{View, view};
-pub use range::{check as check_range, range};
+pub use past::{Past, Search};
+pub use range::{check as check_range, find, range};
 pub use shelf::{Lazy, Shelf};
-pub use txn::{check as check_txn, check_delete, check_put, delete, execute, put, read};
+pub use txn::{check as check_txn, check_delete, check_put, delete, execute, look, put};
 
 use crate::error::{self, Error};
 use crate::wire::Encoded;
@@ -172,6 +174,8 @@ pub struct Store {
     compact_revision: i64,
     /// Which key lost a version by which revision: all that a compaction has to look at.
     superseded: VecDeque<(i64, Key)>,
+    /// Deletions at the very revision of a compaction: a watch that starts there hears of them, so they go with the next.
+    tombstones: VecDeque<(i64, Key)>,
     bytes: u64,
     live: u64,
     shelf: Option<Shelf>,
@@ -189,6 +193,7 @@ impl Default for Store {
             revision: 1,
             compact_revision: -1,
             superseded: VecDeque::new(),
+            tombstones: VecDeque::new(),
             bytes: 0,
             live: 0,
             shelf: None,
@@ -345,6 +350,13 @@ impl Store {
         lazy(self.shelf.as_ref(), slot)
     }
 
+    fn unread(&self, slot: &Slot) -> Unread {
+        Unread {
+            slot: slot.clone(),
+            pair: self.lazy(slot),
+        }
+    }
+
     fn read(&self, slot: &Slot) -> Version {
         slot.version(self.lazy(slot).load())
     }
@@ -414,25 +426,9 @@ impl Store {
 
     /// All that happened in a range between two revisions, both included, in order.
     pub fn changes(&self, key: &[u8], end: &[u8], from: i64, to: i64) -> Vec<Change> {
-        let mut found = Vec::new();
-        for (key, history) in self.keys.range::<[u8], _>(bounds(key, end)) {
-            let versions = history.versions();
-            let first = versions.partition_point(|v| v.main < from);
-            for i in first..versions.len() {
-                let version = &versions[i];
-                if version.main > to {
-                    break;
-                }
-                let previous = i.checked_sub(1).map(|i| &versions[i]);
-                found.push(Change {
-                    key: key.clone(),
-                    version: self.read(version),
-                    previous: previous.filter(|v| !v.dead).map(|v| self.lazy(v)),
-                });
-            }
-        }
-        found.sort_by_key(|c| (c.version.main, c.version.sub));
-        found
+        let mut search = Search::new(key, end, (from, to), usize::MAX);
+        while search.step(self, usize::MAX) {}
+        search.done().0.into_iter().map(Past::read).collect()
     }
 
     /// Forgets what was superseded by `revision`. The space comes back by [`Store::reclaim`].
@@ -448,32 +444,44 @@ impl Store {
     }
 
     pub fn wants_reclaim(&self) -> bool {
-        self.superseded
-            .front()
-            .is_some_and(|(main, _)| *main <= self.compact_revision)
-            || self.shelf.as_ref().is_some_and(Shelf::wants_clearing)
+        self.is_due(self.compact_revision) || self.shelf.as_ref().is_some_and(Shelf::wants_clearing)
+    }
+
+    fn is_due(&self, until: i64) -> bool {
+        let (tombstone, superseded) = (self.tombstones.front(), self.superseded.front());
+        tombstone.is_some_and(|(main, _)| *main < until)
+            || superseded.is_some_and(|(main, _)| *main <= until)
+    }
+
+    /// The next key to prune, and the revision at which it lost a version.
+    fn next_due(&mut self, until: i64) -> Option<(i64, Key)> {
+        let tombstone = self.tombstones.front();
+        if tombstone.is_some_and(|(main, _)| *main < until) {
+            return self.tombstones.pop_front();
+        }
+        let superseded = self.superseded.front();
+        superseded
+            .is_some_and(|(main, _)| *main <= until)
+            .then(|| self.superseded.pop_front())?
     }
 
     /// Frees at most `steps` of what compaction gave up; says whether there is more. `pinned` is the oldest revision
     /// that somebody still reads.
     pub fn reclaim(&mut self, steps: usize, pinned: Option<i64>) -> bool {
         let until = self.compact_revision.min(pinned.unwrap_or(i64::MAX));
-        let due = |store: &Self| {
-            store
-                .superseded
-                .front()
-                .is_some_and(|(main, _)| *main <= until)
-        };
         for _ in 0..steps {
-            if !due(self) {
-                break;
-            }
-            let Some((_, key)) = self.superseded.pop_front() else {
+            let Some((main, key)) = self.next_due(until) else {
                 break;
             };
             self.prune(&key, until);
+            if main == until
+                && let Some(slot) = self.keys.get_mut(&key).and_then(|h| h.find_mut(until))
+                && slot.dead
+            {
+                self.tombstones.push_back((main, key));
+            }
         }
-        due(self) || self.clear_shelf()
+        self.is_due(until) || self.clear_shelf()
     }
 
     /// Moves the rest of a file that is mostly dead to another; says whether there is more.
@@ -505,7 +513,7 @@ impl Store {
                 .keys
                 .get(key)
                 .and_then(History::last)
-                .is_some_and(|v| v.dead && v.main <= until)
+                .is_some_and(|v| v.dead && v.main < until)
                 && let Some(history) = self.keys.remove(key)
             {
                 for slot in history.versions() {
@@ -515,8 +523,11 @@ impl Store {
             return;
         };
         let mut gone = versions.partition_point(|v| v.main <= until);
-        // The newest of them is still what a reader at `until` sees, unless it says "deleted".
-        if gone > 0 && !versions[gone - 1].dead {
+        // The newest of them is still what a reader at `until` sees, unless it says "deleted". What was deleted just then is
+        // news to a watch that starts there.
+        if let Some(newest) = gone.checked_sub(1).map(|i| &versions[i])
+            && (!newest.dead || newest.main == until)
+        {
             gone -= 1;
         }
         let forgotten: Vec<Slot> = versions.drain(..gone).collect();
@@ -546,11 +557,8 @@ impl Store {
             .map(|(key, history)| {
                 let versions = history.versions();
                 let end = versions.partition_point(|v| v.main <= revision);
-                let unread = |slot: &Slot| Unread {
-                    slot: slot.clone(),
-                    pair: self.lazy(slot),
-                };
-                (key.clone(), versions[..end].iter().map(unread).collect())
+                let unread = versions[..end].iter().map(|slot| self.unread(slot));
+                (key.clone(), unread.collect())
             })
             .collect()
     }

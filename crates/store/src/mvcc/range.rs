@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Store, Version, View, view};
+use super::{Store, Unread, Version, View, view};
 use crate::error::{self, Error};
 use crate::pb::etcdserverpb::RangeRequest;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -21,8 +21,45 @@ pub fn check(request: &RangeRequest) -> Result<(), Error> {
     Ok(())
 }
 
+/// An answer whose pairs may have to be read first, which can be done without a lock on the store.
+#[derive(Debug)]
+pub struct Found<'a> {
+    request: &'a RangeRequest,
+    /// The newest revision when it was looked for.
+    current: i64,
+    count: usize,
+    /// More than these, which are already as many as are wanted.
+    more: bool,
+    pairs: Vec<Unread>,
+}
+
+/// The limit, if there is one.
+fn limit(request: &RangeRequest) -> Option<usize> {
+    usize::try_from(request.limit).ok().filter(|n| *n > 0)
+}
+
+/// The order that is asked for, if it is not that of the index.
+fn order(request: &RangeRequest) -> Option<(SortOrder, SortTarget)> {
+    match (request.sort_order(), request.sort_target()) {
+        (SortOrder::None | SortOrder::Ascend, SortTarget::Key) => None,
+        (SortOrder::None, target) => Some((SortOrder::Ascend, target)),
+        (order, target) => Some((order, target)),
+    }
+}
+
+fn is_filtered(request: &RangeRequest) -> bool {
+    request.min_mod_revision != 0
+        || request.max_mod_revision != 0
+        || request.min_create_revision != 0
+        || request.max_create_revision != 0
+}
+
 /// `current` is the revision that the reader sees as the newest.
-pub fn range(store: &Store, request: &RangeRequest, current: i64) -> Result<RangeResponse, Error> {
+pub fn find<'a>(
+    store: &Store,
+    request: &'a RangeRequest,
+    current: i64,
+) -> Result<Found<'a>, Error> {
     let revision = if request.revision <= 0 {
         current
     } else if request.revision > current {
@@ -32,54 +69,43 @@ pub fn range(store: &Store, request: &RangeRequest, current: i64) -> Result<Rang
     } else {
         request.revision
     };
-    let mut response = RangeResponse {
-        header: Some(crate::pb::etcdserverpb::ResponseHeader {
-            revision: current,
-            ..Default::default()
-        }),
-        ..RangeResponse::default()
-    };
     let mut alive = store.slots(&request.key, &request.range_end, revision);
-    if request.count_only {
-        response.count = signed(alive.count());
-        return Ok(response);
-    }
-
-    let order = match (request.sort_order(), request.sort_target()) {
-        // The order of the index.
-        (SortOrder::None | SortOrder::Ascend, SortTarget::Key) => None,
-        (SortOrder::None, target) => Some((SortOrder::Ascend, target)),
-        (order, target) => Some((order, target)),
-    };
-    let filtered = request.min_mod_revision != 0
-        || request.max_mod_revision != 0
-        || request.min_create_revision != 0
-        || request.max_create_revision != 0;
-    let limit = usize::try_from(request.limit).ok().filter(|n| *n > 0);
-
-    let mut pairs: Vec<Version> = Vec::new();
-    if order.is_none() && !filtered {
-        let wanted = limit.unwrap_or(usize::MAX);
-        pairs.extend(
-            alive
-                .by_ref()
-                .take(wanted)
-                .map(|(_, slot)| store.read(slot)),
-        );
-        let rest = alive.count();
-        response.count = signed(pairs.len() + rest);
-        response.more = rest > 0;
+    let wanted = if request.count_only {
+        0
+    } else if order(request).is_none() && !is_filtered(request) {
+        limit(request).unwrap_or(usize::MAX)
     } else {
-        let mut count = 0;
-        for (_, slot) in alive {
-            count += 1;
-            let version = store.read(slot);
-            if !filtered || passes(request, &version) {
+        usize::MAX
+    };
+    let pairs: Vec<_> = alive
+        .by_ref()
+        .take(wanted)
+        .map(|(_, slot)| store.unread(slot))
+        .collect();
+    let rest = alive.count();
+    Ok(Found {
+        request,
+        current,
+        count: pairs.len() + rest,
+        more: rest > 0 && !request.count_only,
+        pairs,
+    })
+}
+
+pub fn range(store: &Store, request: &RangeRequest, current: i64) -> Result<RangeResponse, Error> {
+    Ok(find(store, request, current)?.read())
+}
+
+impl Found<'_> {
+    pub fn read(self) -> RangeResponse {
+        let request = self.request;
+        let mut pairs: Vec<Version> = Vec::new();
+        for version in self.pairs.into_iter().map(Unread::read) {
+            if !is_filtered(request) || passes(request, &version) {
                 pairs.push(version);
             }
         }
-        response.count = signed(count);
-        if let Some((order, target)) = order {
+        if let Some((order, target)) = order(request) {
             pairs.sort_by(|a, b| {
                 let ordering = compare(target, &view(&a.pair), &view(&b.pair));
                 if order == SortOrder::Descend {
@@ -89,22 +115,31 @@ pub fn range(store: &Store, request: &RangeRequest, current: i64) -> Result<Rang
                 }
             });
         }
-        if let Some(limit) = limit.filter(|n| *n < pairs.len()) {
+        let mut more = self.more;
+        if let Some(limit) = limit(request).filter(|n| *n < pairs.len()) {
             pairs.truncate(limit);
-            response.more = true;
+            more = true;
+        }
+        let kvs = pairs
+            .into_iter()
+            .map(|version| {
+                if request.keys_only {
+                    without_value(&version.pair)
+                } else {
+                    version.pair
+                }
+            })
+            .collect();
+        RangeResponse {
+            header: Some(crate::pb::etcdserverpb::ResponseHeader {
+                revision: self.current,
+                ..Default::default()
+            }),
+            kvs,
+            more,
+            count: signed(self.count),
         }
     }
-    response.kvs = pairs
-        .into_iter()
-        .map(|version| {
-            if request.keys_only {
-                without_value(&version.pair)
-            } else {
-                version.pair
-            }
-        })
-        .collect();
-    Ok(response)
 }
 
 fn without_value(pair: &Encoded) -> Encoded {

@@ -1,4 +1,5 @@
-use super::{Shelf, Store, view};
+use super::{Shelf, Store, find, view};
+use crate::pb::etcdserverpb::RangeRequest;
 
 const KEYS: u64 = 300;
 
@@ -125,6 +126,35 @@ fn space_of_what_was_compacted_is_used_again() {
     for (_, version) in store.alive(&[0], &[0], store.revision()) {
         assert_eq!(view(&version.pair).value.len(), 100_000);
     }
+}
+
+#[test]
+fn what_was_found_can_be_read_once_it_is_gone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut store = Store::default();
+    store.shelve(Shelf::new(dir.path(), 1000));
+    let fill = |store: &mut Store, byte: u8| {
+        for n in 0..100 {
+            let mut write = store.write();
+            write.put(format!("k{n}").as_bytes(), &vec![byte; 100_000], 0);
+            write.finish();
+        }
+    };
+    fill(&mut store, b'a');
+    let request = RangeRequest {
+        key: vec![0],
+        range_end: vec![0],
+        ..RangeRequest::default()
+    };
+    let found = find(&store, &request, store.revision()).expect("in range");
+    fill(&mut store, b'b');
+    fill(&mut store, b'c');
+    store.compact(store.revision()).expect("newer");
+    while store.reclaim(1000, None) {}
+    let response = found.read();
+    assert_eq!((response.kvs.len(), response.count), (100, 100));
+    let old = |pair| view(pair).value.iter().all(|byte| *byte == b'a');
+    assert!(response.kvs.iter().all(|pair| old(pair)));
 }
 
 #[test]

@@ -60,12 +60,57 @@ fn compaction_gives_all_space_back() {
     let mut write = store.write();
     write.delete(b"k", b"l");
     write.finish();
+    store.bump(1);
     store.compact(store.revision()).expect("in range");
     while store.reclaim(7, None) {}
     assert_eq!(
         (store.bytes(), store.live_keys(), store.keys.len()),
         (0, 0, 0)
     );
+}
+
+fn told(store: &Store, from: i64) -> Vec<(i64, bool)> {
+    let changes = store.changes(b"\0", b"\0", from, i64::MAX);
+    let told = |change: &Change| (change.version.main, change.version.dead);
+    changes.iter().map(told).collect()
+}
+
+#[test]
+fn who_watches_from_a_compaction_on_hears_of_what_was_deleted_just_then() {
+    for steps in [1, 100] {
+        let mut store = Store::default();
+        put(&mut store, "a", "1");
+        put(&mut store, "a", "2");
+        put(&mut store, "b", "1");
+        let mut write = store.write();
+        write.delete(b"a", b"c");
+        write.finish();
+        let deleted = store.revision();
+        put(&mut store, "b", "2");
+        let hash = |store: &Store| store.hash(store.revision());
+
+        store.compact(deleted).expect("in range");
+        let before = hash(&store);
+        while store.reclaim(steps, None) {}
+        assert!(!store.wants_reclaim());
+        let expected = [(deleted, true), (deleted, true), (deleted + 1, false)];
+        assert_eq!(told(&store, deleted), expected);
+        assert_eq!(values(&store, deleted), "");
+        assert_eq!((store.live_keys(), hash(&store)), (1, before));
+
+        // A member that starts now, from a checkpoint.
+        let mut copy = loaded(store.page(None, i64::MAX, 10), store.revision());
+        copy.compact(deleted).expect("in range");
+        while copy.reclaim(steps, None) {}
+        assert_eq!(told(&copy, deleted), expected);
+
+        for store in [&mut store, &mut copy] {
+            store.compact(deleted + 1).expect("in range");
+            while store.reclaim(steps, None) {}
+            assert_eq!(told(store, 0), [(deleted + 1, false)]);
+            assert_eq!((store.keys.len(), store.tombstones.len()), (1, 0));
+        }
+    }
 }
 
 #[test]
@@ -156,5 +201,58 @@ fn a_key_is_written_once_per_transaction() {
             ..Default::default()
         };
         assert_eq!(check_txn(&request, 3), expected);
+    }
+}
+
+#[test]
+fn the_past_is_found_in_pieces_as_it_is_as_a_whole() {
+    let mut store = Store::default();
+    for i in 0..300 {
+        match i % 10 {
+            // One revision that is longer than what is looked for at once.
+            5 => {
+                let mut write = store.write();
+                for key in 0..(i % 40) {
+                    write.put(format!("many{key:02}").as_bytes(), b"v", 0);
+                }
+                write.finish();
+            }
+            7 => {
+                let mut write = store.write();
+                write.delete(b"many", b"many9");
+                write.finish();
+            }
+            _ => {
+                put(&mut store, &format!("k{}", i % 7), "v");
+            }
+        }
+    }
+    let place = |change: &Change| {
+        let version = &change.version;
+        (version.main, version.sub, version.dead, change.key.clone())
+    };
+    for (key, end) in [
+        (&b"\0"[..], &b"\0"[..]),
+        (b"k3", b""),
+        (b"m", b"n"),
+        (b"z", b"a"),
+    ] {
+        let whole = store.changes(key, end, 10, 250);
+        for (limit, keys) in [(1, 1), (5, 3), (20, 100), (1000, 2)] {
+            let mut pieces = Vec::new();
+            let mut from = 10;
+            while from <= 250 {
+                let mut search = Search::new(key, end, (from, 250), limit);
+                while search.step(&store, keys) {}
+                let (found, to) = search.done();
+                assert!(found.iter().all(|past| (from..=to).contains(&past.main())));
+                let one = found.first().map(Past::main) == found.last().map(Past::main);
+                assert!(found.len() < 2 * limit || one, "{} found", found.len());
+                pieces.extend(found.into_iter().map(|past| place(&past.read())));
+                from = to + 1;
+            }
+            let whole: Vec<_> = whole.iter().map(place).collect();
+            assert!(pieces == whole, "{limit} {keys}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::range::{Found, find};
 use super::{Store, View, Write, contains, range, view};
 use crate::error::{self, Error};
 use crate::pb::etcdserverpb as rpc;
@@ -338,34 +339,64 @@ fn follow(
     })
 }
 
-/// A transaction that only reads.
-pub fn read(store: &Store, request: &rpc::TxnRequest) -> Result<rpc::TxnResponse, Error> {
-    let path = decide(store, request);
-    check_path(store, request, &path, &|_| true)?;
-    look(store, request, &path)
+/// What a transaction that only reads came to. Its pairs may have to be read first, without a lock on the store.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    revision: i64,
+    succeeded: bool,
+    parts: Vec<Part<'a>>,
 }
 
-fn look(store: &Store, request: &rpc::TxnRequest, path: &Path) -> Result<rpc::TxnResponse, Error> {
+#[derive(Debug)]
+enum Part<'a> {
+    Range(Found<'a>),
+    Txn(Seen<'a>),
+    Nothing,
+}
+
+/// A transaction that only reads.
+pub fn look<'a>(store: &Store, request: &'a rpc::TxnRequest) -> Result<Seen<'a>, Error> {
+    let path = decide(store, request);
+    check_path(store, request, &path, &|_| true)?;
+    see(store, request, &path)
+}
+
+fn see<'a>(store: &Store, request: &'a rpc::TxnRequest, path: &Path) -> Result<Seen<'a>, Error> {
     let mut nested = path.nested.iter();
-    let mut responses = Vec::new();
+    let mut parts = Vec::new();
     for op in branch(request, path.succeeded) {
-        let response = match &op.request {
-            Some(Request::RequestRange(request)) => Some(Response::ResponseRange(range(
-                store,
-                request,
-                store.revision(),
-            )?)),
+        parts.push(match &op.request {
+            Some(Request::RequestRange(request)) => {
+                Part::Range(find(store, request, store.revision())?)
+            }
             Some(Request::RequestTxn(request)) => match nested.next() {
-                Some(path) => Some(inner(look(store, request, path)?)),
-                None => None,
+                Some(path) => Part::Txn(see(store, request, path)?),
+                None => Part::Nothing,
             },
-            _ => None,
-        };
-        responses.push(rpc::ResponseOp { response });
+            _ => Part::Nothing,
+        });
     }
-    Ok(rpc::TxnResponse {
-        header: header(store.revision()),
+    Ok(Seen {
+        revision: store.revision(),
         succeeded: path.succeeded,
-        responses,
+        parts,
     })
+}
+
+impl Seen<'_> {
+    pub fn read(self) -> rpc::TxnResponse {
+        let response = |part| match part {
+            Part::Range(found) => Some(Response::ResponseRange(found.read())),
+            Part::Txn(seen) => Some(inner(seen.read())),
+            Part::Nothing => None,
+        };
+        let responses = self.parts.into_iter().map(|part| rpc::ResponseOp {
+            response: response(part),
+        });
+        rpc::TxnResponse {
+            header: header(self.revision),
+            succeeded: self.succeeded,
+            responses: responses.collect(),
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChangeV2, Entry, EntryType, HardState, Message, MessageType};
+use raft::eraftpb::{ConfChangeV2, Entry, EntryType, HardState, Message, MessageType, Snapshot};
 use raft::{Config, RawNode, SnapshotStatus, StateRole};
 
 use super::log::Log;
@@ -96,6 +96,14 @@ pub struct Options {
     pub seed: u64,
 }
 
+/// A command on its way into the log.
+struct Pending {
+    since: Duration,
+    command: Vec<u8>,
+    /// Whose leader wants it, if only that one may: the next knows better which leases have ended.
+    term: Option<u64>,
+}
+
 /// Reads that are confirmed together.
 struct Reads {
     context: [u8; 16],
@@ -110,7 +118,7 @@ pub struct Core {
     random: u64,
     timeout: usize,
     last_role: (u64, StateRole),
-    pending: VecDeque<(Duration, Vec<u8>)>,
+    pending: VecDeque<Pending>,
     /// Writes that are not on disk yet, with what is to be sent then.
     unsynced: VecDeque<(u64, Vec<Message>)>,
     released: Vec<Message>,
@@ -233,18 +241,25 @@ impl Core {
                     self.draw_timeout();
                 }
                 self.end_leases(now);
-                self.pending.retain(|(since, _)| now < *since + PATIENCE);
+                self.pending
+                    .retain(|pending| now < pending.since + PATIENCE);
                 if let Some(reads) = self.asked_reads.take_if(|r| now >= r.since + READ_RETRY) {
                     self.waiting_reads.extend(reads.tokens);
                 }
             }
-            Event::Propose(command) => self.pending.push_back((now, command)),
+            Event::Propose(command) => self.pending.push_back(Pending {
+                since: now,
+                command,
+                term: None,
+            }),
             Event::Change(context, change) => {
                 let context = prost::Message::encode_to_vec(&context);
                 // Dropped without a leader; whoever asked gives up in time.
                 let _ = self.raw.propose_conf_change(context, change);
             }
             Event::Read(token) => self.waiting_reads.push(token),
+            // A snapshot comes with its state, or not at all.
+            Event::Message(message) if message.get_msg_type() == MessageType::MsgSnapshot => {}
             Event::Message(message) => {
                 let _ = self.raw.step(message);
             }
@@ -259,10 +274,7 @@ impl Core {
                     }
                 }
             }
-            Event::Install(message, machine) => {
-                self.installing = Some(machine);
-                let _ = self.raw.step(message);
-            }
+            Event::Install(message, machine) => self.offer(message, machine),
             Event::Unreachable(id) => self.raw.report_unreachable(id),
             Event::SnapshotSent(id, sent) => {
                 let status = if sent {
@@ -278,6 +290,20 @@ impl Core {
             }
         }
         self.fix_timeout();
+    }
+
+    /// Keeps the state that came with a snapshot if Raft wants that: not one that is older than what it has, or than another
+    /// that came just before.
+    fn offer(&mut self, message: Message, machine: Box<Machine>) {
+        let place = (machine.applied, machine.applied_term);
+        if place_of(message.get_snapshot()) != place {
+            tracing::error!("a snapshot is not of the state that came with it, and is ignored");
+            return;
+        }
+        let _ = self.raw.step(message);
+        if self.raw.snap().map(place_of) == Some(place) {
+            self.installing = Some(machine);
+        }
     }
 
     /// Does what the events of before make necessary.
@@ -317,12 +343,16 @@ impl Core {
             let mut batch = Vec::new();
             let mut taken = Vec::new();
             while let Some(next) = self.pending.front() {
-                if !batch.is_empty() && batch.len() + next.1.len() > BATCH {
+                if !batch.is_empty() && batch.len() + next.command.len() > BATCH {
                     break;
                 }
-                let Some((since, command)) = self.pending.pop_front() else {
+                let Some(next) = self.pending.pop_front() else {
                     break;
                 };
+                if next.term.is_some_and(|term| !self.leads(term)) {
+                    continue;
+                }
+                let command = &next.command;
                 // Field 1 of a `Batch`.
                 prost::encoding::encode_key(
                     1,
@@ -330,8 +360,11 @@ impl Core {
                     &mut batch,
                 );
                 prost::encoding::encode_varint(command.len() as u64, &mut batch);
-                batch.extend_from_slice(&command);
-                taken.push((since, command));
+                batch.extend_from_slice(command);
+                taken.push(next);
+            }
+            if taken.is_empty() {
+                return;
             }
             if self.raw.propose(Vec::new(), batch).is_err() {
                 // No leader, or one that is leaving.
@@ -380,20 +413,27 @@ impl Core {
         }
         let mut batch = wal::Batch::default();
         if !ready.snapshot().is_empty() {
-            let metadata = ready.snapshot().get_metadata();
-            let at = (metadata.index, metadata.term);
+            let at = place_of(ready.snapshot());
+            let conf = ready.snapshot().get_metadata().get_conf_state();
             batch.restart = Some(at);
             self.installed = Some((ready.number(), at.0));
-            self.raw
-                .mut_store()
-                .restart(at, metadata.get_conf_state().clone());
+            self.raw.mut_store().restart(at, conf.clone());
             if let Some(machine) = self.installing.take() {
                 self.install(*machine, actions, now);
             }
         }
-        self.apply(ready.take_committed_entries(), actions, now);
+        let committed = ready.take_committed_entries();
+        // A commit index alone need not be on disk: it is found again. But to find it one asks the members that one knows, and
+        // with those of before a change, a majority may be one that the others have gone on without.
+        let members = committed
+            .iter()
+            .any(|entry| entry.get_entry_type() != EntryType::EntryNormal);
+        self.apply(committed, actions, now);
         batch.entries = ready.take_entries();
         batch.hard_state = ready.hs().cloned();
+        if members && batch.hard_state.is_none() {
+            batch.hard_state = Some(self.raw.raft.hard_state());
+        }
         let messages = ready.take_persisted_messages();
         let number = ready.number();
         self.raw.mut_store().append(batch.entries.iter().cloned());
@@ -401,10 +441,9 @@ impl Core {
             self.raw.mut_store().hard_state = state.clone();
         }
         let idle = batch.restart.is_none() && batch.entries.is_empty() && messages.is_empty();
-        // A commit index alone need not be on disk: it is found again.
         let votes = batch.hard_state.is_some() && ready.must_sync();
         self.raw.advance_append_async(ready);
-        if idle && !votes && self.unsynced.is_empty() {
+        if idle && !votes && !members && self.unsynced.is_empty() {
             self.raw.on_persist_ready(number);
         } else {
             self.unsynced.push_back((number, messages));
@@ -414,6 +453,7 @@ impl Core {
 
     fn install(&mut self, mut machine: Machine, actions: &mut Actions, now: Duration) {
         let mut current = self.machine.write();
+        machine.generation = current.generation + 1;
         machine.leases.minimum = current.leases.minimum;
         (machine.tokens, machine.epoch) = (current.tokens.take(), current.epoch);
         // Whoever serves it holds the old one.
@@ -425,7 +465,10 @@ impl Core {
         if self.leading {
             machine.leases.lead(now);
         }
-        *current = machine;
+        let before = std::mem::replace(&mut *current, machine);
+        drop(current);
+        // Nobody has to wait until that is gone.
+        drop(before);
         actions.members_changed = true;
         actions.installed = true;
     }
@@ -571,9 +614,16 @@ impl Core {
                 op: Some(Op::LeaseRevoke(LeaseRevokeRequest { id })),
                 ..Command::default()
             };
-            self.pending
-                .push_back((now, prost::Message::encode_to_vec(&command)));
+            self.pending.push_back(Pending {
+                since: now,
+                command: prost::Message::encode_to_vec(&command),
+                term: Some(self.raw.raft.term),
+            });
         }
+    }
+
+    fn leads(&self, term: u64) -> bool {
+        self.is_leader() && self.raw.raft.term == term
     }
 
     fn draw_timeout(&mut self) {
@@ -591,6 +641,11 @@ impl Core {
         }
         self.raw.raft.set_randomized_election_timeout(self.timeout);
     }
+}
+
+fn place_of(snapshot: &Snapshot) -> (u64, u64) {
+    let metadata = snapshot.get_metadata();
+    (metadata.index, metadata.term)
 }
 
 /// What an entry says is to be done.

@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use raft::eraftpb::{Entry, HardState};
 
-use crate::machine::checkpoint::{self, Source};
+use crate::machine::checkpoint::{self, Replaced, Source};
 use crate::machine::{Machine, Shared};
 use crate::mvcc::Shelf;
 use crate::wal::{self, Owner, Wal};
@@ -37,6 +37,8 @@ pub enum Error {
     Io { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Wal(#[from] wal::Error),
+    #[error(transparent)]
+    Replaced(#[from] Replaced),
     #[error("{0}: another process serves from here")]
     InUse(PathBuf),
     #[error(
@@ -420,7 +422,7 @@ impl Disk {
             (self.read(&mut reader), log.join())
         });
         let machine = machine.map_err(|error| unreadable(path, error))?;
-        let (wal, replay) = log.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let (mut wal, replay) = log.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let owner = wal.owner();
         if owner.cluster != machine.cluster_id {
             return Err(Error::Wal(wal::Error::Foreign {
@@ -432,11 +434,17 @@ impl Disk {
         self.mark(owner)?;
         let mut entries = replay.entries;
         let (index, term) = (machine.applied, machine.applied_term);
-        // Where the checkpoint came from a leader, what this member had thought before may be of another history.
+        // Where the checkpoint came from a leader, what this member had thought before may be of another history. The log
+        // has to say so before it goes on: else the next start would take what follows for a part of that history.
         if let Some(same) = entries.iter().find(|e| e.index == index)
             && same.term != term
         {
             entries.clear();
+            wal.append(&wal::Batch {
+                restart: Some((index, term)),
+                ..wal::Batch::default()
+            })?;
+            wal.sync()?;
         }
         entries.retain(|e| e.index > index);
         if let Some(first) = entries.first()
@@ -464,6 +472,7 @@ pub fn write_source(source: Source, path: &Path) -> Result<u64, Error> {
     let mut out = BufWriter::with_capacity(1 << 20, file);
     let (mut size, mut synced) = (0, 0);
     for piece in source {
+        let piece = piece?;
         out.write_all(&piece).map_err(at(path))?;
         size += piece.len() as u64;
         if size - synced >= SYNC_BYTES {

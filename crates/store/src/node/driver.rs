@@ -12,7 +12,7 @@ use raft::eraftpb::{ConfChangeV2, Message};
 use tokio::sync::oneshot;
 
 use super::core::{Actions, Core, Event, Standing, Write};
-use super::disk::Disk;
+use super::disk::{self, Disk};
 use crate::error::{self, Error};
 use crate::machine::{Machine, Shared};
 use crate::metrics::Metrics;
@@ -477,6 +477,10 @@ impl<T: Transport> Driver<T> {
                 Ok((index, size)) => {
                     tracing::info!(index, size, "checkpoint written");
                     Some(index)
+                }
+                Err(disk::Error::Replaced(why)) => {
+                    tracing::info!("no checkpoint is written, the leader's is there: {why}");
+                    None
                 }
                 Err(error) => {
                     tracing::error!("cannot write a checkpoint, the log is kept instead: {error}");

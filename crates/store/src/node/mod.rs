@@ -2,6 +2,8 @@
 
 pub mod core;
 pub mod disk;
+#[cfg(test)]
+mod disk_tests;
 pub mod driver;
 mod log;
 

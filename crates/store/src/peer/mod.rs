@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
 use crate::machine::Machine;
-use crate::machine::checkpoint::{Source, conf_state};
+use crate::machine::checkpoint::{Replaced, Source, conf_state};
 use crate::node::disk::Disk;
 use crate::node::driver::Transport;
 use crate::node::{Event, Node};
@@ -197,12 +197,19 @@ impl Peers {
                 message: bytes,
                 data: Vec::new(),
             };
-            let rest = source.map(|data| SnapshotChunk {
-                cluster_id,
-                message: Vec::new(),
-                data,
+            let rest = source.map(|data| {
+                Ok(SnapshotChunk {
+                    cluster_id,
+                    message: Vec::new(),
+                    data: data?,
+                })
             });
-            for chunk in std::iter::once(first).chain(rest) {
+            for chunk in std::iter::once(Ok(first)).chain(rest) {
+                let chunk = chunk.inspect_err(|why: &Replaced| {
+                    // Half a snapshot is none: whoever receives it sees that its end is missing.
+                    tracing::info!("a snapshot is not sent to its end: {why}");
+                });
+                let Ok(chunk) = chunk else { return };
                 if sender.blocking_send(chunk).is_err() {
                     return;
                 }

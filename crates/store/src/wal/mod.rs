@@ -161,6 +161,7 @@ impl Wal {
             self.push(Kind::Entry, &bytes);
             self.highest = self.highest.max(entry.index);
         }
+        // Behind the entries: a commit index alone would speak of older ones that these replace.
         if let Some(state) = &batch.hard_state {
             let bytes = state.write_to_bytes().unwrap_or_default();
             self.push(Kind::HardState, &bytes);

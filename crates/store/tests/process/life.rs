@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use store::pb::etcdserverpb as rpc;
 use store::pb::etcdserverpb::cluster_client::ClusterClient;
+use store::pb::etcdserverpb::watch_client::WatchClient;
+use store::pb::etcdserverpb::watch_request::RequestUnion;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -290,6 +292,85 @@ async fn tokens_are_signed_with_keys_of_openssl() {
         );
         assert!(get(&places[1], "a", "").await.is_none(), "without a token");
     }
+}
+
+/// A stream of watches lives for days; what its token is worth may change in a moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_watch_of_a_stream_is_permitted_by_what_holds_when_it_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = &cluster(dir.path(), 1)[0];
+    let _member = Member::start(place, &["--bcrypt-cost", "4"]);
+    put_patiently(place, "a", "1").await;
+    let login = |name: &str| {
+        let body = format!(r#"{{"name":"{name}","password":"secret"}}"#);
+        let answer = gateway(place, "auth/authenticate", "", &body);
+        answer["token"].as_str().unwrap().to_owned()
+    };
+    for (path, body) in [
+        ("auth/user/add", r#"{"name":"root","password":"secret"}"#),
+        ("auth/role/add", r#"{"name":"root"}"#),
+        ("auth/user/grant", r#"{"user":"root","role":"root"}"#),
+        ("auth/user/add", r#"{"name":"reader","password":"secret"}"#),
+        ("auth/role/add", r#"{"name":"reading"}"#),
+        ("auth/user/grant", r#"{"user":"reader","role":"reading"}"#),
+        (
+            "auth/role/grant",
+            r#"{"name":"reading","perm":{"permType":"READ","key":"YQ=="}}"#,
+        ),
+        ("auth/enable", "{}"),
+    ] {
+        gateway(place, path, "", body);
+    }
+    let (root, reader) = (login("root"), login("reader"));
+
+    let (requests, receiver) = tokio::sync::mpsc::channel(8);
+    let receiver = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let mut request = tonic::Request::new(receiver);
+    request
+        .metadata_mut()
+        .insert("token", reader.parse().unwrap());
+    let mut client = WatchClient::connect(place.client.clone()).await.unwrap();
+    let mut answers = client.watch(request).await.unwrap().into_inner();
+    let mut watch = async |key: &str| {
+        let create = rpc::WatchCreateRequest {
+            key: key.into(),
+            ..Default::default()
+        };
+        let request = rpc::WatchRequest {
+            request_union: Some(RequestUnion::CreateRequest(create)),
+        };
+        requests.send(request).await.unwrap();
+        let answer = answers.message().await.unwrap().unwrap();
+        assert!(answer.created, "{answer:?}");
+        (answer.canceled, answer.cancel_reason)
+    };
+    let denied = (
+        true,
+        "rpc error: code = PermissionDenied desc = etcdserver: permission denied".to_owned(),
+    );
+    assert_eq!(watch("a").await, (false, String::new()));
+    assert_eq!(watch("b").await, denied);
+    gateway(
+        place,
+        "auth/role/grant",
+        &root,
+        r#"{"name":"reading","perm":{"permType":"READ","key":"Yg=="}}"#,
+    );
+    assert_eq!(watch("a").await, (false, String::new()));
+    assert_eq!(watch("b").await, (false, String::new()));
+    gateway(
+        place,
+        "auth/role/revoke",
+        &root,
+        r#"{"role":"reading","key":"YQ=="}"#,
+    );
+    assert_eq!(watch("a").await, denied);
+    gateway(place, "auth/user/delete", &root, r#"{"name":"reader"}"#);
+    let (canceled, reason) = watch("b").await;
+    assert!(
+        canceled && reason.contains("invalid auth token"),
+        "{reason}"
+    );
 }
 
 /// The last segment that has anything in it, and where its records end.

@@ -30,8 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 async fn kv(place: &Place) -> Option<KvClient<Channel>> {
     let endpoint = tonic::transport::Endpoint::from_shared(place.client.clone()).ok()?;
     let endpoint = endpoint
-        .timeout(Duration::from_secs(8))
-        .connect_timeout(Duration::from_secs(2));
+        .timeout(Duration::from_secs(15))
+        .connect_timeout(Duration::from_secs(10));
     Some(KvClient::new(endpoint.connect().await.ok()?))
 }
 

@@ -61,14 +61,14 @@ impl Summary {
 
 /// What survives a crash.
 #[derive(Default)]
-struct Disk {
-    checkpoint: Vec<u8>,
-    hard_state: HardState,
-    entries: Vec<Entry>,
+pub(crate) struct Disk {
+    pub(crate) checkpoint: Vec<u8>,
+    pub(crate) hard_state: HardState,
+    pub(crate) entries: Vec<Entry>,
 }
 
 impl Disk {
-    fn write(&mut self, write: &Write) {
+    pub(crate) fn write(&mut self, write: &Write) {
         if write.batch.restart.is_some() {
             self.entries.clear();
         }
@@ -147,7 +147,7 @@ fn key_of(key: u8) -> Vec<u8> {
     vec![b'k', key]
 }
 
-fn fresh(count: usize) -> Machine {
+pub(crate) fn fresh(count: usize) -> Machine {
     let mut machine = Machine::default();
     (machine.applied, machine.applied_term) = (1, 1);
     machine.conf.voters = (1..=count as u64).collect();
@@ -158,7 +158,8 @@ fn fresh(count: usize) -> Machine {
 fn bytes_of(machine: &Shared) -> (store::pb::orlop::store::Checkpoint, Vec<u8>) {
     let source = Source::new(machine);
     let head = source.head().clone();
-    (head, source.flatten().collect())
+    let pieces = source.map(|piece| piece.expect("nobody replaces it"));
+    (head, pieces.flatten().collect())
 }
 
 impl Cluster {
@@ -350,12 +351,14 @@ impl Cluster {
             checkpoint::read(&mut &member.disk.checkpoint[..]).map_err(|e| e.to_string())?;
         machine.leases.minimum = 2;
         let index = machine.applied;
-        let mut entries: Vec<Entry> = member.disk.entries.clone();
-        if let Some(same) = entries.iter().find(|e| e.index == index)
+        let log = &mut member.disk.entries;
+        if let Some(same) = log.iter().find(|e| e.index == index)
             && same.term != machine.applied_term
         {
-            entries.clear();
+            // As the log's record of a restart does.
+            log.clear();
         }
+        let mut entries: Vec<Entry> = log.clone();
         entries.retain(|e| e.index > index);
         let mut hard_state = member.disk.hard_state.clone();
         match bug {
@@ -491,13 +494,8 @@ impl Cluster {
             }
             let metadata = message.mut_snapshot().mut_metadata();
             if self.bug == Some(Bug::SnapshotStale) {
-                bytes = with_index(
-                    &bytes,
-                    head.index
-                        .saturating_sub(2)
-                        .max(metadata.index.min(head.index - 1)),
-                );
                 metadata.index = metadata.index.min(head.index - 1);
+                bytes = with_place(&bytes, (metadata.index, metadata.term));
             } else {
                 metadata.index = head.index;
                 metadata.term = head.term;
@@ -895,8 +893,8 @@ fn without_a_key(bytes: &[u8]) -> Vec<u8> {
     bytes_of(&Arc::new(RwLock::new(copy))).1
 }
 
-fn with_index(bytes: &[u8], index: u64) -> Vec<u8> {
+fn with_place(bytes: &[u8], place: (u64, u64)) -> Vec<u8> {
     let mut machine = checkpoint::read(&mut &bytes[..]).unwrap_or_default();
-    machine.applied = index;
+    (machine.applied, machine.applied_term) = place;
     bytes_of(&Arc::new(RwLock::new(machine))).1
 }

@@ -8,6 +8,7 @@
 )]
 
 mod bugs;
+mod byhand;
 mod check;
 mod cluster;
 mod random;

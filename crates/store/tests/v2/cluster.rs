@@ -106,7 +106,7 @@ impl Cluster {
             .env("ETCDCTL_API", "3")
             .arg("--endpoints")
             .arg(format!("https://127.0.0.1:{}", self.clients[at]))
-            .args(["--dial-timeout", "3s", "--command-timeout", "10s"])
+            .args(["--dial-timeout", "15s", "--command-timeout", "15s"])
             .arg("--cacert")
             .arg(home.join("ca.crt"));
         if let Some(who) = who {
