@@ -61,15 +61,10 @@ pub(crate) fn run(patience: f32, fetched: bool) -> anyhow::Result<Exit> {
 /// The network phase: asks what the first phase noted down, changes nothing.
 pub(crate) fn fetch(budget: u64) -> anyhow::Result<Exit> {
     host::log::init();
-    let root = Path::new("/");
-    let Some(request) = Request::read(root) else {
-        return Ok(Exit::Fine);
-    };
-    let fetched = remote::fetch(&request, root, Duration::from_secs(budget));
-    for line in &fetched.tried {
+    let fetched = remote::run(Path::new("/"), Duration::from_secs(budget))?;
+    for line in fetched.into_iter().flat_map(|fetched| fetched.tried) {
         tracing::info!("{line}");
     }
-    fetched.write(root)?;
     Ok(Exit::Fine)
 }
 
@@ -184,6 +179,7 @@ pub(crate) fn validate(input: &Input) -> anyhow::Result<Exit> {
             addresses: addresses(input),
             ..Metadata::default()
         },
+        ..pipeline::Input::default()
     });
     harden(&mut findings, input.strict);
     match input.output {
@@ -210,9 +206,11 @@ pub(crate) fn plan(input: &Input, root: &Path) -> anyhow::Result<Exit> {
     };
     metadata.addresses.extend(addresses(input));
     let facts = Facts::read(root, SystemTime::now())?;
+    let name_before = service::last_name(root, &metadata);
     let data = pipeline::Input {
         user_data: Some(&bytes),
         metadata,
+        name_before,
     };
     let mut outcome = pipeline::plan(&data, &facts);
     let objections = cloudinit::apply::check(&outcome.plan, root);
@@ -257,6 +255,7 @@ pub(crate) fn apply(from: Option<&Path>, root: &Path, strict: bool) -> anyhow::R
     let mut findings = pipeline::validate(&pipeline::Input {
         user_data: found.user_data.as_deref(),
         metadata: found.metadata.clone(),
+        ..pipeline::Input::default()
     });
     harden(&mut findings, strict);
     if strict && has_errors(&findings) {
@@ -286,6 +285,7 @@ pub(crate) fn import(found: &mut Found, root: &Path) {
         imports: pipeline::imports(&pipeline::Input {
             user_data: found.user_data.as_deref(),
             metadata: found.metadata.clone(),
+            ..pipeline::Input::default()
         }),
         ..Request::default()
     };

@@ -27,7 +27,8 @@ struct Forgotten {
     keys: Vec<String>,
 }
 
-fn machine(root: &Path) -> Option<String> {
+/// Which machine this is, as its firmware says.
+pub(crate) fn machine(root: &Path) -> Option<String> {
     let uuid = std::fs::read_to_string(host::under(root, "/sys/class/dmi/id/product_uuid")).ok()?;
     Some(uuid.trim().to_ascii_lowercase())
 }

@@ -12,6 +12,7 @@ pub mod imports;
 pub mod metadata;
 mod mime;
 pub mod network;
+mod once;
 pub mod pipeline;
 pub mod plan;
 pub mod remote;

@@ -13,6 +13,8 @@ use crate::userdata::{Part, UserData, detect};
 pub struct Input<'a> {
     pub user_data: Option<&'a [u8]>,
     pub metadata: Metadata,
+    /// The host name that user-data gave when it last had no errors.
+    pub name_before: Option<String>,
 }
 
 #[derive(Debug)]
@@ -310,10 +312,14 @@ pub fn plan(input: &Input<'_>, facts: &Facts) -> Outcome {
     }
 }
 
-/// What the metadata alone asks for. The original has written the addresses before it stumbles over
+/// What the metadata alone asks for; a host name that user-data gave before stays, and so do its keys. The original has written the addresses before it stumbles over
 /// a file that is not YAML, and has not when it stumbles over a value: `without_environment`.
 fn fallback(input: &Input<'_>, facts: &Facts, without_environment: bool) -> Plan {
     let request = Request {
+        config: Config {
+            hostname: input.name_before.clone(),
+            ..Config::default()
+        },
         metadata: input.metadata.clone(),
         without_environment,
         ..Request::default()

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
+use host::atomic::WriteError;
 use host::cmdline::Cmdline;
 
 use crate::apply::{self, AccountsLock, Changes, Services};
@@ -13,6 +14,7 @@ use crate::finding::{Finding, Pos, has_errors};
 use crate::forget;
 use crate::imports::{Import, Imported, Purpose};
 use crate::metadata::Metadata;
+use crate::once;
 use crate::pipeline::{self, Input, Kind};
 use crate::plan::{Facts, Plan, sha256};
 use crate::remote::{self, Fetched, Hint, Remote, Request};
@@ -34,6 +36,8 @@ pub enum Origin<'a> {
 const NETWORK_UNIT: &str = "cloudinit-apply.service";
 /// What was fetched for the user-data before: it stays when the network does not.
 const IMPORTED: &str = "/var/lib/cloudinit/imported.json";
+/// The host name that user-data gave.
+const NAME: &str = "/var/lib/cloudinit/hostname";
 
 /// Where there is no DHCP, the way to the metadata service is an address that one gives oneself.
 const LINK_LOCAL: (&str, &str) = (
@@ -113,8 +117,12 @@ pub fn run(
             if let Origin::Fetched = from {
                 known.retain(&request.imports);
             }
-            let bytes = serde_json::to_vec(&known)?;
-            status::put(root, IMPORTED, &bytes, 0o600)?;
+            if let Err(error) = remember_imported(root, &known) {
+                let what =
+                    format!("what was fetched will not be there at the next boot: {error:#}");
+                let finding = Finding::warning(Pos::START, "", what);
+                status.findings.push(finding);
+            }
         }
         if let Err(error) = result {
             status.state = State::Failed;
@@ -226,7 +234,7 @@ fn machine(root: &Path, patience: Duration, material: &mut Material) {
             .push(format!("{source}: in the network phase"));
     }
     if material.request.sources.contains(&Remote::Azure) {
-        material.request.disc = datasource::azure_disc(&probe);
+        material.request.disc = once::disc(root, datasource::azure_disc(&probe));
     }
     add_command_line(root, &mut material.found);
 }
@@ -238,10 +246,16 @@ fn add_command_line(root: &Path, found: &mut Option<Found>) {
     if !keys.is_empty() {
         let found = found.get_or_insert_with(|| Found {
             origin: "kernel command line".to_owned(),
+            silent: true,
             ..Found::default()
         });
         found.metadata.ssh_keys.extend(keys);
     }
+}
+
+fn remember_imported(root: &Path, known: &Imported) -> anyhow::Result<()> {
+    let bytes = serde_json::to_vec(known)?;
+    Ok(status::put(root, IMPORTED, &bytes, 0o600)?)
 }
 
 fn imported(root: &Path) -> Imported {
@@ -259,9 +273,11 @@ fn act(
 ) -> anyhow::Result<(Plan, Changes)> {
     status.instance_id = found.metadata.instance_id.clone();
     status.digest = found.user_data.as_deref().map(sha256);
+    let name_before = last_name(root, &found.metadata);
     let input = Input {
         user_data: found.user_data.as_deref(),
         metadata: found.metadata,
+        name_before,
     };
     let _lock = AccountsLock::take(root)?;
     let facts = Facts::read(root, now)?;
@@ -272,6 +288,7 @@ fn act(
         objections.extend(missing(&outcome.plan, &input.metadata.imported));
     }
     outcome.object(objections, &input, &facts);
+    outcome.plan.keep_keys |= found.silent;
     status.findings = found.findings;
     status.findings.append(&mut outcome.findings);
     status.state = match has_errors(&status.findings) {
@@ -295,7 +312,12 @@ fn act(
         status.findings.push(finding);
     }
     match status.state {
-        State::Applied => keep(root, &input)?,
+        // Nobody said that there is no user-data any more.
+        State::Applied if found.silent && !is_other_instance(root, &input.metadata) => {}
+        State::Applied => {
+            keep_name(root, &outcome.plan, &input.metadata.imported)?;
+            keep(root, &input)?;
+        }
         // What was applied last stays what can be applied again.
         _ => status::put(
             root,
@@ -322,20 +344,46 @@ fn missing(plan: &Plan, imported: &Imported) -> Vec<Finding> {
 
 /// What ran once, ran once on that machine: a copy of its disk is another machine.
 fn forget_other_instance(root: &Path, input: &Input<'_>) -> anyhow::Result<()> {
-    let before = kept(root).and_then(|found| found.metadata.instance_id);
-    let (Some(before), Some(now)) = (before, &input.metadata.instance_id) else {
-        return Ok(());
-    };
     let marks = host::under(root, crate::config::DONE);
-    if before != *now && marks.exists() {
+    if is_other_instance(root, &input.metadata) && marks.exists() {
         std::fs::remove_dir_all(&marks)
             .with_context(|| format!("cannot remove {}", marks.display()))?;
     }
     Ok(())
 }
 
+/// The platform says that it is not the one that something was applied on before.
+fn is_other_instance(root: &Path, metadata: &Metadata) -> bool {
+    let before = kept(root).and_then(|found| found.metadata.instance_id);
+    before.is_some() && metadata.instance_id.is_some() && before != metadata.instance_id
+}
+
+/// The host name that user-data gave, for when it becomes wrong.
+fn keep_name(root: &Path, plan: &Plan, imported: &Imported) -> Result<(), WriteError> {
+    match &plan.hostname {
+        Some(name) if plan.own_hostname => {
+            let full = host::under(root, NAME);
+            match std::fs::read(&full).is_ok_and(|old| old == name.as_bytes()) {
+                true => Ok(()),
+                false => status::put(root, NAME, name.as_bytes(), 0o600),
+            }
+        }
+        // What is not here yet may give one.
+        _ if !missing(plan, imported).is_empty() => Ok(()),
+        _ => host::atomic::remove(&host::under(root, NAME)),
+    }
+}
+
+/// The host name that user-data gave to this instance when it last had no errors.
+pub fn last_name(root: &Path, metadata: &Metadata) -> Option<String> {
+    match is_other_instance(root, metadata) {
+        true => None,
+        false => std::fs::read_to_string(host::under(root, NAME)).ok(),
+    }
+}
+
 /// A copy of what was applied, which may hold secrets: for `cloudinit plan` and `apply` without a file.
-fn keep(root: &Path, input: &Input<'_>) -> Result<(), host::atomic::WriteError> {
+fn keep(root: &Path, input: &Input<'_>) -> Result<(), WriteError> {
     let metadata = serde_json::to_vec(&input.metadata).unwrap_or_default();
     for (path, bytes) in [
         (status::USER_DATA, input.user_data),

@@ -291,6 +291,7 @@ fn every_bad_input_has_its_place_and_changes_nothing() {
         let input = Input {
             user_data: Some(text.as_bytes()),
             metadata: Metadata::default(),
+            ..Input::default()
         };
         let mut outcome = pipeline::plan(&input, &facts);
         let objections = cloudinit::apply::check(&outcome.plan, root.path());

@@ -84,6 +84,7 @@ fn plan(bytes: &[u8], root: &Path) -> Value {
         &Input {
             user_data: Some(bytes),
             metadata,
+            ..Input::default()
         },
         &facts,
     );

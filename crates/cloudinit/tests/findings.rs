@@ -25,6 +25,7 @@ fn outcome(text: &str) -> Outcome {
     let input = Input {
         user_data: Some(text.as_bytes()),
         metadata: Metadata::default(),
+        ..Input::default()
     };
     pipeline::plan(&input, &facts)
 }

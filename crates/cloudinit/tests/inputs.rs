@@ -37,6 +37,7 @@ fn outcome_with(text: &str, units: &[&str]) -> Outcome {
     let input = Input {
         user_data: Some(text.as_bytes()),
         metadata: Metadata::default(),
+        ..Input::default()
     };
     pipeline::plan(&input, &facts)
 }

@@ -64,6 +64,10 @@ fn networkd_takes_every_key() {
             "version: 2\nethernets:\n  nic: {match: {macaddress: '00:11:22:33:44:55'}, set-name: lan0, dhcp4: true, dhcp6: true}\n  all: {match: {name: en*}, addresses: ['2001:db8::9/64']}\nbridges: {br0: {interfaces: [eth9], dhcp4: true}}\n",
         ),
         (
+            Format::NoCloud,
+            "version: 2\nethernets:\n  a: {match: {name: eth0}, set-name: wan0, macaddress: '00:11:22:33:44:07'}\n  b: {match: {driver: [e1000, r8*]}}\nvlans: {v9: {id: 9, link: a}}\n",
+        ),
+        (
             Format::Packet,
             "{\"bonding\": {\"mode\": 4}, \"interfaces\": [{\"name\": \"eth1\", \"mac\": \"00:00:00:00:00:01\"}], \"addresses\": [{\"address\": \"10.0.0.1\", \"cidr\": 31, \"gateway\": \"10.0.0.0\", \"public\": false}]}",
         ),

@@ -102,3 +102,79 @@ fn check(result: i32) -> Result<()> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use super::*;
+
+    fn run(program: &str, arguments: &[&str]) -> String {
+        let output = Command::new(program).args(arguments).output();
+        let output = output.unwrap_or_else(|e| panic!("{program}: {e}"));
+        assert!(output.status.success(), "{program}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// A file that is mounted as a file system.
+    struct Mounted(PathBuf);
+
+    impl Mounted {
+        fn path(&self, name: &str) -> String {
+            self.0.join(name).display().to_string()
+        }
+
+        fn size(&self) -> u64 {
+            let text = run("stat", &["-f", "-c", "%b %S", &self.path("mount")]);
+            text.split(' ').map(|n| n.parse::<u64>().unwrap()).product()
+        }
+    }
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg(self.path("mount")).status();
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Needs root, loop devices and btrfs, which not every machine has that runs tests.
+    #[test]
+    fn a_file_system_grows_with_its_device() {
+        const MIB: u64 = 1 << 20;
+        let has = |path: &str, word: &str| {
+            std::fs::read_to_string(path).is_ok_and(|text| text.contains(word))
+        };
+        if !rustix::process::geteuid().is_root()
+            || !has("/proc/filesystems", "btrfs")
+            || !Path::new("/dev/loop-control").exists()
+            || !Path::new("/sbin/mkfs.btrfs").exists()
+        {
+            return;
+        }
+        let name = format!("orlop-grows-{}", std::process::id());
+        let at = Mounted(std::env::temp_dir().join(name));
+        let (image, mount) = (at.path("image"), at.path("mount"));
+        std::fs::create_dir_all(&mount).unwrap();
+        let file = File::create(&image).unwrap();
+        file.set_len(128 * MIB).unwrap();
+        run("/sbin/mkfs.btrfs", &["--quiet", &image]);
+        run("mount", &["-o", "loop", &image, &mount]);
+        assert_eq!(at.size(), 128 * MIB);
+        std::fs::write(at.path("mount/kept"), "what was there").unwrap();
+
+        file.set_len(320 * MIB).unwrap();
+        let device = run("findmnt", &["-n", "-o", "SOURCE", &mount]);
+        run("losetup", &["--set-capacity", &device]);
+        assert_eq!(size(&File::open(&device).unwrap()).unwrap(), 320 * MIB);
+        assert_eq!(at.size(), 128 * MIB);
+        grow_btrfs(Path::new(&mount)).unwrap();
+        assert_eq!(at.size(), 320 * MIB);
+        // As at every boot, when there is nothing to gain.
+        grow_btrfs(Path::new(&mount)).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(at.path("mount/kept")).unwrap(),
+            "what was there"
+        );
+    }
+}

@@ -1,15 +1,20 @@
 //! One change each: skipped where it is so already, atomic where it is not.
 
-use std::fs::{DirBuilder, Metadata, Permissions};
+use std::ffi::OsString;
+use std::fs::{DirBuilder, File, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{
+    DirBuilderExt, MetadataExt, PermissionsExt, chown, fchown, lchown, symlink,
+};
+use std::path::Path;
+
+use host::atomic::WriteError;
 
 use super::calls::is_alias;
 use super::{ApplyError, Changes};
 use crate::finding::Place;
 use crate::plan::{FileOp, FileWrite, Home, Owner, is_already, is_masked, links_to};
-use crate::root::resolve;
+use crate::root::{Entry, Last, Walk, walk};
 
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
@@ -43,7 +48,7 @@ pub(super) fn write(
     if is_already(file, root) {
         return Ok(());
     }
-    let path = parents(root, &file.path)?;
+    let entry = parents(root, &file.path)?;
     // Files of root need no chown where we are root, and cannot have one where a test is not.
     let ours = (
         rustix::process::geteuid().as_raw(),
@@ -51,11 +56,12 @@ pub(super) fn write(
     );
     let owner = (file.owner.uid, file.owner.gid);
     host::atomic::write(
-        &path,
+        &entry.path(),
         &file.content,
         file.mode,
         (owner != ours).then_some(owner),
-    )?;
+    )
+    .map_err(named(&entry))?;
     changed(&file.path, format!("wrote {}", file.path), changes);
     Ok(())
 }
@@ -70,17 +76,17 @@ pub fn is_for_systemd(path: &str) -> bool {
     path.contains("/systemd/system/") && !is_alias(path)
 }
 
-/// The full path, its directories made.
-fn parents(root: &Path, path: &str) -> Result<PathBuf, ApplyError> {
-    let full = resolve(root, path).map_err(ApplyError::io(Path::new(path), "resolve"))?;
-    if let Some(dir) = full.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(dir)
-            .map_err(ApplyError::io(dir, "make"))?;
-    }
-    Ok(full)
+/// The last part of a path, the directories before it made.
+pub(super) fn parents(root: &Path, path: &str) -> Result<Entry, ApplyError> {
+    walk(root, path, Last::Itself)
+        .and_then(Walk::made)
+        .map_err(ApplyError::way(path))
+}
+
+/// With the path that a person knows.
+pub(super) fn named(entry: &Entry) -> impl FnOnce(WriteError) -> ApplyError {
+    let path = entry.shown();
+    move |error| ApplyError::Write(WriteError { path, ..error })
 }
 
 /// A link, put into place whole. `false`: it was there.
@@ -88,13 +94,20 @@ fn link(root: &Path, path: &str, target: &str) -> Result<bool, ApplyError> {
     if links_to(path, target, root) {
         return Ok(false);
     }
-    let full = parents(root, path)?;
-    let name = full.file_name().unwrap_or_default().to_string_lossy();
-    let temp = full.with_file_name(format!(".part-{name}"));
-    host::atomic::remove(&temp)?;
-    symlink(target, &temp).map_err(ApplyError::io(&temp, "link"))?;
-    std::fs::rename(&temp, &full).map_err(ApplyError::io(&full, "replace"))?;
+    let entry = parents(root, path)?;
+    let full = entry.shown();
+    let temp = entry.beside(&part(&entry));
+    host::atomic::remove(&temp).map_err(named(&entry))?;
+    symlink(target, &temp).map_err(ApplyError::io(&full, "link"))?;
+    std::fs::rename(&temp, entry.path()).map_err(ApplyError::io(&full, "replace"))?;
     Ok(true)
+}
+
+/// The name of what is to become an entry.
+fn part(entry: &Entry) -> OsString {
+    let mut part = OsString::from(".part-");
+    part.push(entry.name());
+    part
 }
 
 fn directory(
@@ -104,17 +117,20 @@ fn directory(
     owner: &Owner,
     changes: &mut Changes,
 ) -> Result<(), ApplyError> {
-    let full = parents(root, path)?;
+    let entry = parents(root, path)?;
+    let full = entry.shown();
     let ids = (owner.uid, owner.gid);
-    let is = |meta: &Metadata| (meta.mode() & 0o7777, (meta.uid(), meta.gid())) == (mode, ids);
-    match full.symlink_metadata() {
+    let is = |meta: &Metadata| {
+        meta.is_dir() && (meta.mode() & 0o7777, (meta.uid(), meta.gid())) == (mode, ids)
+    };
+    match entry.stat() {
         Ok(meta) if is(&meta) => return Ok(()),
         Ok(_) => {}
-        Err(_) => std::fs::create_dir(&full).map_err(ApplyError::io(&full, "make"))?,
+        Err(_) => std::fs::create_dir(entry.path()).map_err(ApplyError::io(&full, "make"))?,
     }
-    give(&full, ids)?;
-    let permissions = Permissions::from_mode(mode);
-    std::fs::set_permissions(&full, permissions)
+    let dir = entry.directory().map_err(ApplyError::io(&full, "open"))?;
+    give_open(&dir, ids).map_err(ApplyError::io(&full, "change the owner of"))?;
+    dir.set_permissions(Permissions::from_mode(mode))
         .map_err(ApplyError::io(&full, "change the mode of"))?;
     changed(path, format!("made {path}"), changes);
     Ok(())
@@ -124,8 +140,8 @@ fn directory(
 /// is somebody's unit and stays.
 fn unmask(root: &Path, path: &str, changes: &mut Changes) -> Result<(), ApplyError> {
     if is_masked(path, root) {
-        let full = resolve(root, path).map_err(ApplyError::io(Path::new(path), "resolve"))?;
-        host::atomic::remove(&full)?;
+        let entry = parents(root, path)?;
+        host::atomic::remove(&entry.path()).map_err(named(&entry))?;
         changed(path, format!("unmasked {path}"), changes);
     }
     Ok(())
@@ -171,14 +187,17 @@ pub(super) fn hostname(root: &Path, name: &str, changes: &mut Changes) -> Result
 
 /// A home with the skeleton in it, complete or not there at all.
 pub(super) fn home(root: &Path, home: &Home, changes: &mut Changes) -> Result<(), ApplyError> {
-    let full =
-        resolve(root, &home.path).map_err(ApplyError::io(Path::new(&home.path), "resolve"))?;
-    if full.symlink_metadata().is_ok() {
+    let entry = parents(root, &home.path)?;
+    if entry.is_there() {
         return Ok(());
     }
-    parents(root, &home.path)?;
-    let name = full.file_name().unwrap_or_default().to_string_lossy();
-    let temp = full.with_file_name(format!(".part-{name}"));
+    // It is made by its path, part by part, which somebody else could lead elsewhere meanwhile.
+    if entry.is_foreign() {
+        let problem = "it is below a directory that is not root's";
+        return Err(ApplyError::refused(&home.path, problem));
+    }
+    let full = entry.shown();
+    let temp = full.with_file_name(part(&entry));
     match std::fs::remove_dir_all(&temp) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(ApplyError::io(&temp, "remove")(error));
@@ -227,7 +246,18 @@ fn copy_tree(from: &Path, to: &Path, owner: (u32, u32)) -> Result<(), ApplyError
     Ok(())
 }
 
-pub(super) fn give(path: &Path, (uid, gid): (u32, u32)) -> Result<(), ApplyError> {
+pub(super) fn give_open(file: &File, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let ours = (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
+    match ours == (uid, gid) {
+        true => Ok(()),
+        false => fchown(file, Some(uid), Some(gid)),
+    }
+}
+
+fn give(path: &Path, (uid, gid): (u32, u32)) -> Result<(), ApplyError> {
     let ours = (
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::files::give;
+use super::files::give_open;
 use super::{ApplyError, Changes};
 use crate::plan::{Keys, Plan};
-use crate::root::resolve;
+use crate::root::{Entry, Last, Walk, is_foreign, walk};
 
 /// The name of the block, unless somebody wants another one beside it.
 pub const KEY_NAME: &str = "coreos-cloudinit";
@@ -37,7 +37,12 @@ pub fn unauthorized(plan: &Plan, root: &Path) -> Vec<Keys> {
     let name = plan.key_name.as_deref().unwrap_or(KEY_NAME);
     let mut users = together(&plan.keys);
     users.retain(|user| {
-        let old = SshDir::open(root, user).and_then(|dir| dir.read(user));
+        let entry = walk(root, &ssh_dir(user), Last::Itself).map(Walk::entry);
+        let open = |entry: Entry| SshDir::open(&entry, user)?.read(user);
+        let old = match entry {
+            Ok(Some(entry)) => open(entry),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        };
         !old.is_ok_and(|old| {
             let here = in_block(&old, name);
             let all_here = user.keys.iter().all(|key| here.contains(key));
@@ -73,15 +78,27 @@ struct SshDir(File);
 
 const FILE: &str = "authorized_keys";
 
+fn ssh_dir(user: &Keys) -> String {
+    format!("{}/.ssh", user.home)
+}
+
 impl SshDir {
-    fn open(root: &Path, user: &Keys) -> io::Result<Self> {
-        let path = resolve(root, &format!("{}/.ssh", user.home))?;
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let dir = File::options()
-            .read(true)
-            .custom_flags(flags.bits().cast_signed())
-            .open(path)?;
+    fn open(entry: &Entry, user: &Keys) -> io::Result<Self> {
+        let dir = entry.directory()?;
         own(&dir.metadata()?, user)?;
+        Ok(Self(dir))
+    }
+
+    fn make(entry: &Entry, user: &Keys) -> Result<Self, ApplyError> {
+        let path = entry.shown();
+        let make = DirBuilder::new().mode(0o700).create(entry.path());
+        make.map_err(ApplyError::io(&path, "make"))?;
+        let dir = entry.directory().map_err(ApplyError::io(&path, "open"))?;
+        // The umask may have taken more than sshd likes.
+        dir.set_permissions(Permissions::from_mode(0o700))
+            .map_err(ApplyError::io(&path, "change the mode of"))?;
+        give_open(&dir, (user.uid, user.gid))
+            .map_err(ApplyError::io(&path, "change the owner of"))?;
         Ok(Self(dir))
     }
 
@@ -133,18 +150,16 @@ fn write(
     changes: &mut Changes,
 ) -> Result<(), ApplyError> {
     let owner = (user.uid, user.gid);
-    let path = format!("{}/.ssh", user.home);
-    let full = resolve(root, &path).map_err(ApplyError::io(Path::new(&path), "resolve"))?;
-    if full.symlink_metadata().is_err() {
-        let make = DirBuilder::new().mode(0o700).create(&full);
-        make.map_err(ApplyError::io(&full, "make"))?;
-        // The umask may have taken more than sshd likes.
-        let closed = Permissions::from_mode(0o700);
-        std::fs::set_permissions(&full, closed)
-            .map_err(ApplyError::io(&full, "change the mode of"))?;
-        give(&full, owner)?;
-    }
-    let opened = SshDir::open(root, user).and_then(|dir| Ok((dir.read(user)?, dir)));
+    let path = ssh_dir(user);
+    let opened = match walk(root, &path, Last::Itself).map(Walk::entry) {
+        Ok(Some(entry)) if entry.is_there() => {
+            SshDir::open(&entry, user).and_then(|dir| Ok((dir.read(user)?, dir)))
+        }
+        Ok(Some(entry)) => SshDir::make(&entry, user).map(|dir| Ok((Vec::new(), dir)))?,
+        Ok(None) => Err(io::Error::other(format!("there is no {}", user.home))),
+        Err(error) if is_foreign(root, &path) => Err(io::Error::other(error)),
+        Err(error) => return Err(ApplyError::way(&path)(error)),
+    };
     let (old, dir) = match opened {
         Ok(opened) => opened,
         // One user's doing is no reason to leave the others without keys.

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::finding::Place;
 use crate::plan::Plan;
+use crate::root::{WalkError, is_foreign};
 
 pub use calls::{CallState, CallStatus, Services, carry_out_early, carry_out_late, planned};
 pub use check::check;
@@ -41,6 +42,14 @@ impl ApplyError {
         move |source| Self::Io { path, step, source }
     }
 
+    fn way(path: &str) -> impl FnOnce(WalkError) -> Self {
+        let path = path.to_owned();
+        move |error| match error {
+            WalkError::Io { path, source } => Self::io(&path, "open")(source),
+            other => Self::refused(&path, other.to_string()),
+        }
+    }
+
     fn refused(path: &str, problem: impl Into<String>) -> Self {
         Self::Refused {
             path: path.to_owned(),
@@ -55,8 +64,19 @@ pub struct Changes {
     pub done: Vec<String>,
     /// A unit file is new or different: systemd has to read them again.
     pub units: bool,
-    /// Whose keys were not written, and why; the rest was.
+    /// What was not written because of what a user made of a directory of theirs; the rest was.
     pub refused: Vec<(Place, String)>,
+}
+
+impl Changes {
+    fn refuse(&mut self, place: &Place, what: &str, error: ApplyError) {
+        let problem = match error {
+            ApplyError::Refused { problem, .. } => problem,
+            error => format!("{:#}", anyhow::Error::new(error)),
+        };
+        self.refused
+            .push((place.clone(), format!("{what}: {problem}")));
+    }
 }
 
 /// Everything but the calls. [`check()`] first: it finds what would fail half-way.
@@ -67,7 +87,13 @@ pub fn apply(plan: &Plan, root: &Path) -> Result<Changes, ApplyError> {
     }
     // A home before its account: an account that exists is never completed later.
     for home in &plan.homes {
-        files::home(root, home, &mut changes)?;
+        match files::home(root, home, &mut changes) {
+            Err(error) if is_foreign(root, &home.path) => {
+                let what = format!("{} is not made", home.path);
+                changes.refuse(&home.place, &what, error);
+            }
+            done => done?,
+        }
     }
     for write in &plan.accounts {
         files::write(root, write, &mut changes)?;
@@ -75,7 +101,14 @@ pub fn apply(plan: &Plan, root: &Path) -> Result<Changes, ApplyError> {
     let name = plan.key_name.as_deref().unwrap_or(keys::KEY_NAME);
     keys::authorize(root, &plan.keys, name, plan.keep_keys, &mut changes)?;
     for op in &plan.files {
-        files::run(root, op, &mut changes)?;
+        match files::run(root, op, &mut changes) {
+            // What one user has made of a directory is no reason to leave out what comes after it.
+            Err(error) if is_foreign(root, op.path()) => {
+                let place = op.place().cloned().unwrap_or_else(Place::whole);
+                changes.refuse(&place, &format!("{} is not written", op.path()), error);
+            }
+            done => done?,
+        }
     }
     Ok(changes)
 }

@@ -1,5 +1,7 @@
 mod again;
+mod kept;
 mod network;
+mod others;
 
 use std::cell::RefCell;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -375,6 +377,29 @@ fn what_would_fail_half_way_fails_at_the_start() {
         "write_files:\n- path: /opt/bin/x\n",
         "4:9: error: write_files[0].path: /opt/bin/x: /opt is not a directory",
     );
+    let homes = |prepare: &dyn Fn(&Host), home: &str, problem: &str| {
+        let config = format!("users:\n- {{name: app, homedir: {home}}}\n");
+        let expect = format!("4:10: error: users[0].name: {home}: {problem}");
+        check(prepare, &config, &expect);
+    };
+    homes(
+        &|host| host.put("srv/app", ""),
+        "/srv/app/home",
+        "/srv/app is not a directory",
+    );
+    homes(
+        &|host| host.put("srv/app", ""),
+        "/srv/app",
+        "there is a file in its place",
+    );
+    for home in ["/etc", "/", "//var//lib", "/dev/shm/app"] {
+        homes(&|_| {}, home, "a directory of the system is no home");
+    }
+    check(
+        &|_| {},
+        "users:\n- {name: a, homedir: /srv/both}\n- {name: b, homedir: /srv/both}\n",
+        "5:10: error: users[1].name: /srv/both: it is another user's home already",
+    );
 }
 
 /// Whoever gets keys must not be able to lead root to another file, nor keep others from theirs.
@@ -492,11 +517,11 @@ fn user_data_that_became_wrong_takes_no_keys_away() {
 #[test]
 fn what_fails_half_way_leaves_a_way_in() {
     let host = Host::new();
-    // Not to be seen beforehand: a home's parent that is no directory by the time it is made.
-    host.put("srv/app", "");
+    // Not to be seen beforehand: what is to become the home cannot be made.
+    host.put("srv/.part-app", "");
     let given = Found {
         origin: "a disk".into(),
-        user_data: Some(b"#cloud-config\nusers:\n- {name: app, homedir: /srv/app/home}\n".to_vec()),
+        user_data: Some(b"#cloud-config\nusers:\n- {name: app, homedir: /srv/app}\n".to_vec()),
         metadata: crate::metadata::Metadata {
             ssh_keys: vec!["ssh-ed25519 AAAA platform".into()],
             ..Default::default()

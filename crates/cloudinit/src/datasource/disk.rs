@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Probe, SourceError, fat, iso9660};
+use super::{Probe, SourceError, fat, iso9660, udf};
 
 /// No file that we look for is larger; an image that says otherwise is broken or hostile.
 pub(super) const MAX_FILE: u64 = 16 << 20;
@@ -37,9 +37,12 @@ impl Disk {
             .iter()
             .map(|name| probe.path(&format!("/dev/{name}")))
             .collect();
-        paths.into_iter().filter_map(|path| {
-            let volume = open(&path)?;
-            Some(Self { path, volume })
+        paths.into_iter().flat_map(|path| {
+            let volumes = open(&path).into_iter();
+            volumes.map(move |volume| {
+                let path = path.clone();
+                Self { path, volume }
+            })
         })
     }
 
@@ -67,13 +70,25 @@ fn devices(probe: &Probe<'_>) -> Vec<String> {
     names
 }
 
-/// The file system on a device; `None` when it is neither of the two, or there is no medium in it.
-fn open(path: &Path) -> Option<Box<dyn Volume>> {
-    let file = File::open(path).ok()?;
-    if let Ok(Some(volume)) = iso9660::open(file.try_clone().ok()?) {
-        return Some(Box::new(volume));
+/// The file systems on a device: none of these, or no medium in it. A disc may be UDF and ISO 9660 at once, with the same
+/// files: UDF has all of their names, the other perhaps shortened ones, and either may have the label.
+fn open(path: &Path) -> Vec<Box<dyn Volume>> {
+    let Ok(file) = File::open(path) else {
+        return Vec::new();
+    };
+    let mut volumes: Vec<Box<dyn Volume>> = Vec::new();
+    if let Ok(Ok(Some(volume))) = file.try_clone().map(udf::open) {
+        volumes.push(Box::new(volume));
     }
-    fat::open(file).map(|volume| Box::new(volume) as Box<dyn Volume>)
+    if let Ok(Ok(Some(volume))) = file.try_clone().map(iso9660::open) {
+        volumes.push(Box::new(volume));
+    }
+    if volumes.is_empty()
+        && let Some(volume) = fat::open(file)
+    {
+        volumes.push(Box::new(volume));
+    }
+    volumes
 }
 
 /// Hardware that may turn into a disk in a moment. Virtio disks are there from the start; a CD-ROM on

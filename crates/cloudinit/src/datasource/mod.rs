@@ -14,7 +14,10 @@ mod nocloud;
 mod ovf;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::udf_image;
 pub(crate) mod tool;
+mod udf;
 mod virtualbox;
 mod vmware;
 mod xenstore;
@@ -92,6 +95,9 @@ pub struct Found {
     /// Keys of VMware's guestinfo that are to be deleted once this was applied, see [`crate::forget`].
     #[serde(default)]
     pub forget: Vec<String>,
+    /// There is no user-data here, but nobody said that there is none.
+    #[serde(default)]
+    pub silent: bool,
 }
 
 impl Found {
@@ -101,6 +107,7 @@ impl Found {
         // What was not used is not deleted either.
         if self.user_data.is_none() {
             self.user_data = other.user_data;
+            self.silent = other.silent;
             self.forget.extend(other.forget);
         }
         self.metadata.hostname = self.metadata.hostname.or(other.metadata.hostname);

@@ -63,7 +63,10 @@ pub(crate) fn azure_disc(probe: &Probe<'_>) -> Option<Found> {
     found.metadata.hostname = get("HostName");
     match get("CustomData").map(|text| unpack(&text, "base64")) {
         Some(Ok(bytes)) => found.user_data = Some(bytes),
-        Some(Err(problem)) => found.findings.push(warning("CustomData", problem)),
+        Some(Err(problem)) => {
+            found.findings.push(warning("CustomData", problem));
+            found.silent = true;
+        }
         None => {}
     }
     found.metadata.ssh_keys = get("Value").into_iter().collect();
@@ -77,18 +80,26 @@ struct Environment {
 }
 
 fn read(probe: &Probe<'_>) -> Result<Option<(String, Environment)>, SourceError> {
+    // Any disk may have it, so one that cannot be read must not hide the next.
+    let mut problem = None;
     for mut disk in Disk::all(probe) {
-        if let Some(bytes) = disk.read(FILE)? {
-            let origin = disk.path.display().to_string();
-            return match environment(&bytes) {
-                Ok(environment) => Ok(Some((origin, environment))),
-                Err(error) => Err(SourceError::Unsupported {
-                    problem: format!("{origin}: {FILE}: {error}"),
-                }),
-            };
-        }
+        let bytes = match disk.read(FILE) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => continue,
+            Err(error) => {
+                problem = Some(error);
+                continue;
+            }
+        };
+        let origin = disk.path.display().to_string();
+        return match environment(&bytes) {
+            Ok(environment) => Ok(Some((origin, environment))),
+            Err(error) => Err(SourceError::Unsupported {
+                problem: format!("{origin}: {FILE}: {error}"),
+            }),
+        };
     }
-    Ok(None)
+    problem.map_or(Ok(None), Err)
 }
 
 /// `<Property oe:key="…" oe:value="…"/>`, and elements with nothing but text, by their local names.

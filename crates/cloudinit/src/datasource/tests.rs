@@ -55,6 +55,27 @@ impl Machine {
 
 type Files<'a> = &'a [(&'a str, &'a str)];
 
+enum Entry<'a> {
+    File(&'a str),
+    Directory(Vec<(&'a str, &'a str)>),
+}
+
+/// What the directory of `files` has in it itself, in their order.
+fn entries<'a>(files: Files<'a>) -> Vec<(&'a str, Entry<'a>)> {
+    let mut entries: Vec<(&str, Entry<'_>)> = Vec::new();
+    for (path, text) in files {
+        let Some((name, inner)) = path.split_once('/') else {
+            entries.push((path, Entry::File(text)));
+            continue;
+        };
+        match entries.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, Entry::Directory(within))) => within.push((inner, text)),
+            _ => entries.push((name, Entry::Directory(vec![(inner, text)]))),
+        }
+    }
+    entries
+}
+
 fn fat_image(label: &str, files: Files<'_>) -> Vec<u8> {
     let mut image = Cursor::new(vec![0; 1 << 20]);
     let mut padded = [b' '; 11];
@@ -115,23 +136,12 @@ fn iso_image(label: &str, files: Files<'_>, names: Names) -> Vec<u8> {
 
 /// Appends the directory of `files` and everything in it; returns its place.
 fn iso_directory(image: &mut Vec<u8>, files: Files<'_>, names: Names) -> (u32, u32) {
-    let mut done: Vec<&str> = Vec::new();
     let mut records = Vec::new();
-    for (path, text) in files {
-        let (name, inner) = path.split_once('/').unwrap_or((path, ""));
-        if done.contains(&name) {
-            continue;
-        }
-        done.push(name);
-        let prefix = format!("{name}/");
-        let within: Vec<(&str, &str)> = files
-            .iter()
-            .filter_map(|(path, text)| Some((path.strip_prefix(&prefix)?, *text)))
-            .collect();
-        let directory = !inner.is_empty();
-        let extent = match directory {
-            true => iso_directory(image, &within, names),
-            false => append(image, text.as_bytes()),
+    for (index, (name, entry)) in entries(files).into_iter().enumerate() {
+        let directory = matches!(entry, Entry::Directory(_));
+        let extent = match entry {
+            Entry::Directory(within) => iso_directory(image, &within, names),
+            Entry::File(text) => append(image, text.as_bytes()),
         };
         let version = if directory { "" } else { ";1" };
         let raw = match names {
@@ -140,7 +150,7 @@ fn iso_directory(image: &mut Vec<u8>, files: Files<'_>, names: Names) -> (u32, u
                 .flat_map(u16::to_be_bytes)
                 .collect(),
             Names::Plain => format!("{}{version}", name.to_ascii_uppercase()).into_bytes(),
-            Names::RockRidge => format!("FILE{}{version}", done.len()).into_bytes(),
+            Names::RockRidge => format!("FILE{}{version}", index + 1).into_bytes(),
         };
         let real = (names == Names::RockRidge).then_some(name);
         records.extend(iso_record(&raw, extent, directory, real));
@@ -184,6 +194,138 @@ fn iso_record(
     }
     record[0] = u8::try_from(record.len()).unwrap();
     record
+}
+
+/// How files are stored in UDF.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Stored {
+    /// In their entry.
+    Within,
+    /// In extents, each a block, with their names in 16 bits.
+    Short,
+    /// The same with descriptors that name the partition, in an extended entry.
+    Long,
+}
+
+/// The first block of the one partition.
+const PARTITION: usize = 262;
+
+pub(crate) fn udf_image(label: &str, files: Files<'_>) -> Vec<u8> {
+    udf_stored(label, files, Stored::Within)
+}
+
+/// A small UDF image by the book (ECMA-167): an anchor, three descriptors, and one partition.
+fn udf_stored(label: &str, files: Files<'_>, stored: Stored) -> Vec<u8> {
+    let mut image = vec![0; (PARTITION + 1) * 2048];
+    let root = udf_directory(&mut image, files, stored);
+    let mut put = |block: usize, tag: u16, fields: &[(usize, &[u8])]| {
+        let block = &mut image[block * 2048..][..2048];
+        for (at, bytes) in fields {
+            block[*at..*at + bytes.len()].copy_from_slice(bytes);
+        }
+        udf_tag(block, tag);
+    };
+    let u32s =
+        |values: &[u32]| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
+    let mut name = [0; 128];
+    name[0] = 8;
+    name[1..=label.len()].copy_from_slice(label.as_bytes());
+    name[127] = u8::try_from(label.len() + 1).unwrap();
+    put(256, 2, &[(16, &u32s(&[3 * 2048, 257]))]);
+    let start = u32::try_from(PARTITION).unwrap();
+    put(257, 5, &[(22, &[7, 0]), (188, &u32s(&[start, 1000]))]);
+    put(
+        258,
+        6,
+        &[
+            (84, &name),
+            (212, &u32s(&[2048])),
+            (248, &u32s(&[2048, 0, 0])),
+            (264, &u32s(&[6, 1])),
+            (440, &[1, 6, 1, 0, 7, 0]),
+        ],
+    );
+    put(259, 8, &[]);
+    put(PARTITION, 256, &[(400, &u32s(&[2048, root, 0]))]);
+    image
+}
+
+fn udf_tag(descriptor: &mut [u8], tag: u16) {
+    descriptor[..2].copy_from_slice(&tag.to_le_bytes());
+    descriptor[4] = 0;
+    descriptor[4] = descriptor[..16]
+        .iter()
+        .fold(0, |sum, b| sum.wrapping_add(*b));
+}
+
+/// Appends the directory of `files` and everything in it; returns the block of its entry.
+fn udf_directory(image: &mut Vec<u8>, files: Files<'_>, stored: Stored) -> u32 {
+    // Its parent, which has no name.
+    let mut records = udf_name("", 0, 2 | 8, stored);
+    for (name, entry) in entries(files) {
+        records.extend(match entry {
+            Entry::Directory(within) => {
+                udf_name(name, udf_directory(image, &within, stored), 2, stored)
+            }
+            Entry::File(text) => {
+                udf_name(name, udf_entry(image, text.as_bytes(), stored), 0, stored)
+            }
+        });
+    }
+    udf_entry(image, &records, stored)
+}
+
+fn udf_name(name: &str, entry: u32, kind: u8, stored: Stored) -> Vec<u8> {
+    let name: Vec<u8> = match stored {
+        _ if name.is_empty() => Vec::new(),
+        Stored::Within => [&[8], name.as_bytes()].concat(),
+        _ => {
+            let units = name.encode_utf16().flat_map(u16::to_be_bytes);
+            [16].into_iter().chain(units).collect()
+        }
+    };
+    let mut record = vec![0; 38];
+    record[18] = kind;
+    record[19] = u8::try_from(name.len()).unwrap();
+    record[24..28].copy_from_slice(&entry.to_le_bytes());
+    record.extend(name);
+    record.resize(record.len().next_multiple_of(4), 0);
+    udf_tag(&mut record, 257);
+    record
+}
+
+fn udf_entry(image: &mut Vec<u8>, bytes: &[u8], stored: Stored) -> u32 {
+    let block = |sector: u32| sector - u32::try_from(PARTITION).unwrap();
+    let mut area = Vec::new();
+    match stored {
+        Stored::Within => area.extend(bytes),
+        Stored::Short | Stored::Long => {
+            for part in bytes.chunks(2048) {
+                let (sector, length) = append(image, part);
+                area.extend(length.to_le_bytes());
+                area.extend(block(sector).to_le_bytes());
+                if stored == Stored::Long {
+                    area.extend([0; 8]);
+                }
+            }
+        }
+    }
+    let (tag, lengths, start) = match stored {
+        Stored::Long => (266, 208, 216),
+        _ => (261, 168, 176),
+    };
+    let mut entry = vec![0; start];
+    entry[34] = match stored {
+        Stored::Short => 0,
+        Stored::Long => 1,
+        Stored::Within => 3,
+    };
+    entry[56..64].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+    entry[lengths + 4..lengths + 8]
+        .copy_from_slice(&u32::try_from(area.len()).unwrap().to_le_bytes());
+    entry.extend(area);
+    udf_tag(&mut entry, tag);
+    block(append(image, &entry).0)
 }
 
 const SEED: Files<'static> = &[
@@ -462,11 +604,89 @@ fn credentials_files_and_discs() {
     insta::assert_snapshot!(machine.show(), @r#"ovf /dev/sr0: "x" None Some("v") []"#);
 }
 
+#[test]
+fn udf_in_every_form() {
+    let long = format!("#cloud-config\n{}", "# remark\n".repeat(1000));
+    for stored in [Stored::Within, Stored::Short, Stored::Long] {
+        let image = udf_stored("cidata", SEED, stored);
+        let shown = Machine::new(&[("sr0", image)]).show();
+        assert_eq!(shown, format!("nocloud /dev/sr0: {SEEN}"), "{stored:?}");
+        let files = [("openstack/latest/user_data", "#!/bin/sh\n")];
+        let machine = Machine::new(&[("sr0", udf_stored("config-2", &files, stored))]);
+        let user_data = machine.search().found.unwrap().user_data.unwrap();
+        assert_eq!(user_data, b"#!/bin/sh\n", "{stored:?}");
+        if stored != Stored::Within {
+            let files = [("user-data", long.as_str())];
+            let machine = Machine::new(&[("sr0", udf_stored("cidata", &files, stored))]);
+            let user_data = machine.search().found.unwrap().user_data.unwrap();
+            assert_eq!(user_data, long.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn places_beyond_the_image_are_no_places() {
+    for at in [20, 28] {
+        let mut image = udf_image("cidata", SEED);
+        image[256 * 2048 + 16..256 * 2048 + 32].fill(0);
+        image[256 * 2048 + at - 4..256 * 2048 + at + 4].fill(0xff);
+        assert!(!matches!(udf::open(image), Ok(Some(_))));
+    }
+}
+
+/// UDF has the names that ISO 9660 had to shorten; the label may be in either.
+#[test]
+fn a_disc_that_is_both() {
+    let both = |iso: Vec<u8>, mut udf: Vec<u8>| {
+        assert!(iso.len() < 256 * 2048);
+        udf[..iso.len()].copy_from_slice(&iso);
+        Machine::new(&[("sr0", udf)]).show()
+    };
+    let short = iso_image("cidata", &[("USER_DAT", "")], Names::Plain);
+    let shown = both(short, udf_image("cidata", SEED));
+    assert_eq!(shown, format!("nocloud /dev/sr0: {SEEN}"));
+    let labelled = iso_image("cidata", SEED, Names::RockRidge);
+    let shown = both(labelled, udf_image("LinuxUDF", SEED));
+    assert_eq!(shown, format!("nocloud /dev/sr0: {SEEN}"));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(512))]
+    #[test]
+    fn a_damaged_udf_never_panics(
+        damage in proptest::collection::vec((256usize * 2048..275 * 2048, proptest::prelude::any::<u8>()), 1..40),
+        // Where the numbers are; the tags are set right again, or nothing of it would be looked at.
+        in_fields in proptest::collection::vec((256usize..275, 16usize..280, proptest::prelude::any::<u8>()), 0..6),
+        stored in proptest::sample::select(vec![Stored::Within, Stored::Short, Stored::Long]),
+        end in 256usize * 2048..300 * 2048,
+    ) {
+        let mut image = udf_stored("cidata", SEED, stored);
+        let fields = in_fields.into_iter().map(|(block, at, byte)| (block * 2048 + at, byte));
+        for (at, byte) in damage.into_iter().filter(|(at, _)| at % 2048 > 16).chain(fields) {
+            if let Some(place) = image.get_mut(at) {
+                *place = byte;
+            }
+        }
+        image.truncate(end);
+        if let Ok(Some(mut udf)) = udf::open(image) {
+            let _ = udf.read("user-data");
+            let _ = udf.read("openstack/latest/user_data");
+        }
+    }
+}
+
 /// Azure's disc is only half of it: the metadata service is asked too.
 #[test]
 fn the_disc_of_azure() {
     let xml = "<Environment><wa:ProvisioningSection xmlns:wa=\"w\"><LinuxProvisioningConfigurationSet><HostName>az</HostName><CustomData>IyEvYmluL3NoCg==</CustomData></LinuxProvisioningConfigurationSet></wa:ProvisioningSection></Environment>";
-    let machine = Machine::new(&[("sr0", fat_image("rd", &[("ovf-env.xml", xml)]))]);
+    // A disk that cannot be read comes first.
+    let mut broken = udf_image("data", SEED);
+    let set = PARTITION * 2048;
+    let root: [u8; 4] = broken[set + 404..set + 408].try_into().unwrap();
+    let root = set + u32::from_le_bytes(root) as usize * 2048;
+    broken[root..root + 2048].fill(0);
+    let disc = udf_image("UDF Volume", &[("ovf-env.xml", xml)]);
+    let machine = Machine::new(&[("sdb", broken), ("sr0", disc)]);
     assert!(machine.search().found.is_none());
     let root = machine.0.path();
     let disc = azure_disc(&Probe { root }).unwrap();

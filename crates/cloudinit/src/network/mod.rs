@@ -34,8 +34,14 @@ pub struct Link {
     /// The name of virtual links; for others the name that the platform has for it.
     pub name: String,
     pub kind: Kind,
-    /// How a physical link is found: by MAC address, else by `name`.
+    /// How a physical link is found: by MAC address, else by `found`, else by `name`.
     pub mac: Option<String>,
+    /// Names, with `*` and `?`, of which it may have one where it is not called `name`.
+    pub found: Option<String>,
+    /// And by the name of its driver.
+    pub driver: Option<String>,
+    /// The address that a physical link is to get instead of its own.
+    pub new_mac: Option<String>,
     /// The physical link is to be called `name`.
     pub rename: bool,
     pub mtu: Option<u32>,

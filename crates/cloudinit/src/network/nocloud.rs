@@ -247,118 +247,204 @@ fn bond(at: At<'_>, separator: char) -> Result<Bond, Finding> {
 }
 
 fn version_2(root: At<'_>, out: &mut Converted) -> Result<(), Finding> {
-    let mut members: Vec<(String, Master)> = Vec::new();
+    let mut ids: Vec<&str> = Vec::new();
+    let mut members: Vec<(At<'_>, Master)> = Vec::new();
+    let mut parents: Vec<(usize, At<'_>)> = Vec::new();
+    let links = &mut out.network.links;
     for (key, section) in root.entries()? {
         match key {
             "version" => {}
             "renderer" => {}
             "ethernets" | "bonds" | "bridges" | "vlans" => {
-                for (name, at) in section.entries()? {
-                    let link = link_2(key, name, at, &mut members, &mut out.notes)?;
-                    out.network.links.push(link);
+                for (id, at) in section.entries()? {
+                    let link = match key {
+                        "ethernets" => ethernet(id, at, &mut out.notes)?,
+                        _ => made(key, id, at, &mut members, &mut out.notes)?,
+                    };
+                    if ids.contains(&id) || links.iter().any(|other| other.name == link.name) {
+                        let name = &link.name;
+                        return Err(at.error(format!("there is another link {name:?}")));
+                    }
+                    let parent = at.get("link").filter(|_| key == "vlans");
+                    parents.extend(parent.map(|parent| (links.len(), parent)));
+                    ids.push(id);
+                    links.push(link);
                 }
             }
             _ => out.notes.push(section.note("not supported, ignored")),
         }
     }
-    for (id, master) in members {
-        if let Some(link) = out.network.link(&id) {
-            link.master = Some(master);
-        } else {
-            out.network.links.push(Link {
-                name: id,
+    // What others call it is its id, whatever the link itself is called in the end.
+    for (index, at) in parents {
+        let id = at.text()?;
+        let name = match ids.iter().position(|other| *other == id) {
+            Some(found) => links[found].name.clone(),
+            None => at.link_name()?,
+        };
+        if let Kind::Vlan { parent, .. } = &mut links[index].kind {
+            *parent = name;
+        }
+    }
+    for (at, master) in members {
+        let id = at.text()?;
+        let index = ids.iter().position(|other| *other == id);
+        match index.and_then(|index| links.get_mut(index)) {
+            Some(link) => link.master = Some(master),
+            // Not described itself: it is the kernel's name.
+            None => links.push(Link {
+                name: at.link_name()?,
                 master: Some(master),
                 ..Link::default()
-            });
+            }),
         }
     }
     Ok(())
 }
 
-fn link_2(
-    section: &str,
-    name: &str,
-    at: At<'_>,
-    members: &mut Vec<(String, Master)>,
-    notes: &mut Vec<Finding>,
-) -> Result<Link, Finding> {
-    if !super::values::is_link_name(name) {
-        return Err(at.error(format!("{name:?} is not the name of a link")));
-    }
+/// A link that is there. With `match`, its id is a name for others to call it by, and nothing more.
+fn ethernet(id: &str, at: At<'_>, notes: &mut Vec<Finding>) -> Result<Link, Finding> {
     let mut link = Link {
-        name: name.to_owned(),
+        name: id.to_owned(),
         ..Link::default()
     };
-    let parameters = at.get("parameters").unwrap_or(at);
-    match section {
-        "bonds" => link.kind = Kind::Bond(bond(parameters, ' ')?),
-        "bridges" => link.kind = Kind::Bridge,
-        "vlans" => {
-            let parent = at.get("link").ok_or_else(|| at.error("link is missing"))?;
-            let id = at.get("id").ok_or_else(|| at.error("id is missing"))?;
-            link.kind = Kind::Vlan {
-                id: id.vlan_id()?,
-                parent: parent.link_name()?,
-            };
+    let matched = at.get("match");
+    match matched {
+        None => check_name(id, at)?,
+        Some(_) if id.len() > 64 || id.contains(char::is_control) => {
+            return Err(at.error(format!("{id:?} cannot be the name for a link")));
         }
-        _ => {}
+        Some(matched) => {
+            for (key, value) in matched.entries()? {
+                match key {
+                    "macaddress" => link.mac = Some(value.mac()?),
+                    "name" => link.found = Some(globs(value)?),
+                    "driver" => link.driver = Some(globs(value)?),
+                    _ => notes.push(value.note("not supported, ignored")),
+                }
+            }
+            if link.mac.is_none() && link.found.is_none() {
+                link.found = Some("*".to_owned());
+            }
+        }
     }
-    let mut wanted_name = None;
     for (key, value) in at.entries()? {
         match key {
-            "match" => {
-                link.mac = value.get("macaddress").map(|at| at.mac()).transpose()?;
-                if let Some(name) = value.get("name") {
-                    link.name = glob(name)?;
+            "match" => {}
+            "macaddress" => link.new_mac = Some(value.mac()?),
+            "set-name" => {
+                link.name = value.link_name()?;
+                link.rename = matched.is_some();
+                if matched.is_none() {
+                    link.name = id.to_owned();
+                    notes.push(value.note("not supported without match, ignored"));
                 }
             }
-            "macaddress" => link.mac = Some(value.mac()?),
-            "set-name" => wanted_name = Some(value.link_name()?),
-            "dhcp4" => link.dhcp4 = value.boolean()?,
-            "dhcp6" => link.dhcp6 = value.boolean()?,
-            "mtu" => link.mtu = Some(value.number()?),
-            "addresses" => {
-                for address in value.items() {
-                    link.addresses
-                        .push(address.parse("an IP address with a prefix")?);
-                }
-            }
-            "gateway4" | "gateway6" => link.routes.push(Route {
-                destination: None,
-                gateway: Some(value.address()?),
-                metric: None,
-            }),
-            "nameservers" => {
-                for server in value.list("addresses")? {
-                    link.dns.push(server.address()?);
-                }
-                for domain in value.list("search")? {
-                    link.search.push(domain.domain()?);
-                }
-            }
-            "routes" => {
-                for route in value.items() {
-                    link.routes.push(route_2(route)?);
-                }
-            }
-            "interfaces" => {
-                let master = match section {
-                    "bonds" => Master::Bond(name.to_owned()),
-                    _ => Master::Bridge(name.to_owned()),
-                };
-                for member in value.items() {
-                    members.push((member.link_name()?, master.clone()));
-                }
-            }
-            "link" | "id" | "parameters" | "optional" | "accept-ra" => {}
-            _ => notes.push(value.note("not supported, ignored")),
+            _ => common(key, value, &mut link, notes)?,
         }
     }
-    if let Some(name) = wanted_name {
-        link.rename = link.mac.is_some();
-        link.name = name;
+    Ok(link)
+}
+
+/// A link that is made, and is called what its id is.
+fn made<'a>(
+    section: &str,
+    id: &str,
+    at: At<'a>,
+    members: &mut Vec<(At<'a>, Master)>,
+    notes: &mut Vec<Finding>,
+) -> Result<Link, Finding> {
+    check_name(id, at)?;
+    let parameters = at.get("parameters").unwrap_or(at);
+    let kind = match section {
+        "bonds" => Kind::Bond(bond(parameters, ' ')?),
+        "bridges" => Kind::Bridge,
+        _ => {
+            let parent = at.get("link").ok_or_else(|| at.error("link is missing"))?;
+            let id = at.get("id").ok_or_else(|| at.error("id is missing"))?;
+            Kind::Vlan {
+                id: id.vlan_id()?,
+                parent: parent.text()?.to_owned(),
+            }
+        }
+    };
+    let mut link = Link {
+        name: id.to_owned(),
+        kind,
+        ..Link::default()
+    };
+    for (key, value) in at.entries()? {
+        match key {
+            "macaddress" => link.mac = Some(value.mac()?),
+            "interfaces" => {
+                let master = match section {
+                    "bonds" => Master::Bond(id.to_owned()),
+                    _ => Master::Bridge(id.to_owned()),
+                };
+                let items = value.items().into_iter();
+                members.extend(items.map(|member| (member, master.clone())));
+            }
+            "link" | "id" | "parameters" => {}
+            _ => common(key, value, &mut link, notes)?,
+        }
     }
     Ok(link)
+}
+
+fn check_name(id: &str, at: At<'_>) -> Result<(), Finding> {
+    match super::values::is_link_name(id) {
+        true => Ok(()),
+        false => Err(at.error(format!("{id:?} is not the name of a link"))),
+    }
+}
+
+/// What links of every kind have.
+fn common(
+    key: &str,
+    value: At<'_>,
+    link: &mut Link,
+    notes: &mut Vec<Finding>,
+) -> Result<(), Finding> {
+    match key {
+        "dhcp4" => link.dhcp4 = value.boolean()?,
+        "dhcp6" => link.dhcp6 = value.boolean()?,
+        "mtu" => link.mtu = Some(value.number()?),
+        "addresses" => {
+            for address in value.items() {
+                link.addresses
+                    .push(address.parse("an IP address with a prefix")?);
+            }
+        }
+        "gateway4" | "gateway6" => link.routes.push(Route {
+            destination: None,
+            gateway: Some(value.address()?),
+            metric: None,
+        }),
+        "nameservers" => {
+            for server in value.list("addresses")? {
+                link.dns.push(server.address()?);
+            }
+            for domain in value.list("search")? {
+                link.search.push(domain.domain()?);
+            }
+        }
+        "routes" => {
+            for route in value.items() {
+                link.routes.push(route_2(route)?);
+            }
+        }
+        "optional" | "accept-ra" => {}
+        _ => notes.push(value.note("not supported, ignored")),
+    }
+    Ok(())
+}
+
+/// One or more, as networkd has them in a line.
+fn globs(at: At<'_>) -> Result<String, Finding> {
+    let globs: Result<Vec<String>, Finding> = at.items().into_iter().map(glob).collect();
+    match globs? {
+        globs if globs.is_empty() => Err(at.error("expected a name")),
+        globs => Ok(globs.join(" ")),
+    }
 }
 
 /// A name with `*` and `?`, as networkd matches it too.

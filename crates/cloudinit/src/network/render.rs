@@ -26,12 +26,10 @@ pub fn render(network: &Network) -> Vec<NetworkFile> {
                 text,
             });
         };
-        if link.rename
-            && let Some(mac) = &link.mac
-        {
+        if link.rename {
             let name = &link.name;
-            let text = format!("[Match]\n{}\n[Link]\nName={name}\n", by_address(link, mac));
-            add("link", text);
+            let found = found(link, "OriginalName", &[]);
+            add("link", format!("[Match]\n{found}\n[Link]\nName={name}\n"));
         }
         if let Some(text) = netdev(link) {
             add("netdev", text);
@@ -41,11 +39,27 @@ pub fn render(network: &Network) -> Vec<NetworkFile> {
     files
 }
 
-/// VLANs have the address of their link, so kinds are left out. Members of a bond take its address: only the
-/// one they were made with tells them apart. Other links may not have one of that sort.
+/// By what a physical link is found. `names` are those that it may have besides.
+fn found(link: &Link, key: &str, names: &[&str]) -> String {
+    let mut out = match (&link.mac, &link.found) {
+        (Some(mac), _) => by_address(link, mac),
+        (None, Some(globs)) => {
+            let names = names.iter().map(|name| format!(" {name}"));
+            format!("{key}={globs}{}\n", names.collect::<String>())
+        }
+        (None, None) => format!("{key}={}\n", link.name),
+    };
+    if let Some(driver) = &link.driver {
+        let _ = writeln!(out, "Driver={driver}");
+    }
+    out
+}
+
+/// VLANs have the address of their link, so kinds are left out. Members of a bond take its address, and others may get
+/// a new one: only the one they were made with tells them apart. Other links may not have one of that sort.
 fn by_address(link: &Link, mac: &str) -> String {
-    let key = match link.master {
-        Some(Master::Bond(_)) => "PermanentMACAddress",
+    let key = match (&link.master, &link.new_mac) {
+        (Some(Master::Bond(_)), _) | (_, Some(_)) => "PermanentMACAddress",
         _ => "MACAddress",
     };
     format!("{key}={mac}\nType=ether\nKind=!*\n")
@@ -88,14 +102,30 @@ fn bond_section(bond: &Bond) -> String {
 
 fn unit(link: &Link, network: &Network) -> String {
     let mut out = "[Match]\n".to_owned();
-    match (&link.kind, &link.mac) {
-        (Kind::Physical, Some(mac)) => out.push_str(&by_address(link, mac)),
+    match &link.kind {
+        // Until it is called so, it has the name that it had.
+        Kind::Physical if link.rename => out.push_str(&found(link, "Name", &[&link.name])),
+        Kind::Physical => {
+            out.push_str(&found(link, "Name", &[]));
+            // Without an address, it may be any: but not one that is made of others.
+            if link.mac.is_none() && link.found.as_deref() == Some("*") {
+                out.push_str("Type=ether\nKind=!*\n");
+            }
+        }
         _ => {
             let _ = writeln!(out, "Name={}", link.name);
         }
     }
-    if let (Some(mtu), Kind::Physical) = (link.mtu, &link.kind) {
-        let _ = write!(out, "\n[Link]\nMTUBytes={mtu}\n");
+    if let Kind::Physical = &link.kind {
+        let mtu = link.mtu.map(|mtu| format!("MTUBytes={mtu}\n"));
+        let mac = link
+            .new_mac
+            .as_ref()
+            .map(|mac| format!("MACAddress={mac}\n"));
+        let settings: String = mtu.into_iter().chain(mac).collect();
+        if !settings.is_empty() {
+            let _ = write!(out, "\n[Link]\n{settings}");
+        }
     }
     out.push_str("\n[Network]\n");
     match &link.master {

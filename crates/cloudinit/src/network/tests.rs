@@ -251,6 +251,49 @@ fn mistakes_have_their_place() {
     );
 }
 
+const IDS: &str = "version: 2
+ethernets:
+  first: {match: {macaddress: '00:11:22:33:44:01'}, set-name: lan0}
+  second: {match: {name: enp*}}
+  the-third-has-a-long-id: {match: {macaddress: '00:11:22:33:44:03', driver: virtio*}}
+  lan0: {match: {name: eth0}, set-name: wan0, macaddress: '00:11:22:33:44:07'}
+  rest: {match: {driver: [e1000, r8*]}}
+bonds:
+  bond0: {interfaces: [first, second]}
+bridges:
+  br0: {interfaces: [the-third-has-a-long-id, bond0, eth9]}
+vlans:
+  v9: {id: 9, link: lan0}
+  v8: {id: 8, link: bond0}
+  v7: {id: 7, link: eth8}
+";
+
+/// What others call a link is its id; what it is called itself is another thing.
+#[test]
+fn ids_of_netplan_are_not_names() {
+    insta::assert_snapshot!("netplan-ids", show(Format::NoCloud, IDS));
+    for (text, expect) in [
+        (
+            "version: 2\nethernets:\n  a: {match: {name: x}, set-name: eth0}\n  eth0: {}\n",
+            "4:9: error: eth0: there is another link \"eth0\"",
+        ),
+        (
+            "version: 2\nethernets:\n  a b: {}\n",
+            "3:8: error: a b: \"a b\" is not the name of a link",
+        ),
+        (
+            "version: 2\nvlans:\n  v: {id: 1, link: \"a\\nb\"}\n",
+            "3:20: error: link: \"a\\nb\" is not the name of a link",
+        ),
+        (
+            "version: 2\nbonds:\n  b: {interfaces: [\"a b\"]}\n",
+            "3:20: error: interfaces: \"a b\" is not the name of a link",
+        ),
+    ] {
+        assert_eq!(show(Format::NoCloud, text), expect);
+    }
+}
+
 /// networkd takes names only.
 #[test]
 fn numbers_of_the_kernel_become_names() {

@@ -225,6 +225,7 @@ impl Accounts {
             path: home,
             uid,
             gid,
+            place: user.name.place.clone(),
         }))
     }
 

@@ -2,10 +2,10 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{FileOp, FileWrite};
-use crate::root::resolve;
+use crate::root::{Entry, Last, walk};
 
 impl FileOp {
     /// Doing it would change nothing.
@@ -28,14 +28,14 @@ impl FileOp {
 
 /// The file is there with this content, mode and owner.
 pub fn is_already(write: &FileWrite, root: &Path) -> bool {
-    let Some((path, meta)) = look(&write.path, root) else {
+    let Some((entry, meta)) = look(&write.path, root) else {
         return false;
     };
     meta.is_file()
         && meta.len() == write.content.len() as u64
         && meta.mode() & 0o7777 == write.mode
         && (meta.uid(), meta.gid()) == (write.owner.uid, write.owner.gid)
-        && std::fs::read(&path).is_ok_and(|bytes| bytes == write.content)
+        && entry.read().is_ok_and(|bytes| bytes == write.content)
 }
 
 /// In one of the two ways to mask a unit; anything else is somebody's unit.
@@ -45,13 +45,13 @@ pub(crate) fn is_masked(path: &str, root: &Path) -> bool {
 }
 
 pub(crate) fn links_to(path: &str, wanted: &str, root: &Path) -> bool {
-    resolve(root, path)
-        .and_then(std::fs::read_link)
-        .is_ok_and(|target| target == Path::new(wanted))
+    look(path, root)
+        .and_then(|(entry, _)| std::fs::read_link(entry.path()).ok())
+        .is_some_and(|target| target == Path::new(wanted))
 }
 
-fn look(path: &str, root: &Path) -> Option<(PathBuf, Metadata)> {
-    let path = resolve(root, path).ok()?;
-    let meta = path.symlink_metadata().ok()?;
-    Some((path, meta))
+fn look(path: &str, root: &Path) -> Option<(Entry, Metadata)> {
+    let entry = walk(root, path, Last::Itself).ok()?.entry()?;
+    let meta = entry.stat().ok()?;
+    Some((entry, meta))
 }

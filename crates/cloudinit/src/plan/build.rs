@@ -40,6 +40,7 @@ pub fn build(request: &Request<'_>, facts: &Facts) -> (Plan, Vec<Finding>) {
     let config = &request.config;
     let from_platform = request.metadata.usable_hostname();
     let wanted = config.hostname.as_deref().or(config.fqdn.as_deref());
+    builder.plan.own_hostname = wanted.is_some();
     builder.plan.hostname = wanted.or(from_platform).map(str::to_owned);
     builder.plan.key_name = request.metadata.key_name.clone();
     for (index, group) in config.groups.iter().enumerate() {
@@ -106,10 +107,14 @@ impl Builder {
             let content = match file.append {
                 true => {
                     let planned = self.planned(path).map(|write| write.content.clone());
-                    text::appended(
-                        planned.unwrap_or_else(|| facts.content(path)),
-                        &file.content,
-                    )
+                    match planned.map_or_else(|| facts.content(path), Ok) {
+                        Ok(before) => text::appended(before, &file.content),
+                        Err(problem) => {
+                            let what = format!("{path} is not written: {problem}");
+                            self.findings.push(place.warning(what));
+                            continue;
+                        }
+                    }
                 }
                 false => file.content.clone(),
             };

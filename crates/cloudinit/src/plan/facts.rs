@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Accounts;
-use crate::root::resolve;
+use crate::root::{Entry, Last, Walk, WalkError, walk};
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {}", path.display())]
@@ -54,10 +54,21 @@ impl Facts {
 }
 
 impl Facts {
-    /// What is in a file now; nothing where it cannot be read.
-    pub(super) fn content(&self, path: &str) -> Vec<u8> {
-        let path = resolve(&self.root, path);
-        path.and_then(std::fs::read).unwrap_or_default()
+    /// What is in a file now; nothing where it cannot be read. An error where it is somebody else's to say which file
+    /// that is.
+    pub(super) fn content(&self, path: &str) -> Result<Vec<u8>, String> {
+        let entry = match walk(&self.root, path, Last::Followed) {
+            Ok(walk) => walk.entry(),
+            Err(error @ WalkError::Foreign { .. }) => return Err(error.to_string()),
+            Err(_) => None,
+        };
+        let Some(entry) = entry.filter(Entry::is_there) else {
+            return Ok(Vec::new());
+        };
+        match entry.read() {
+            Err(error) if entry.is_foreign() => Err(error.to_string()),
+            read => Ok(read.unwrap_or_default()),
+        }
     }
 
     pub(super) fn has_systemd(&self) -> bool {
@@ -72,7 +83,8 @@ impl Facts {
     }
 
     pub(super) fn has(&self, path: &str) -> bool {
-        resolve(&self.root, path).is_ok_and(|path| path.symlink_metadata().is_ok())
+        let entry = walk(&self.root, path, Last::Itself).map(Walk::entry);
+        entry.is_ok_and(|entry| entry.is_some_and(|entry| entry.is_there()))
     }
 }
 

@@ -29,6 +29,8 @@ pub use facts::{Facts, FactsError};
 #[derive(Debug, Default, PartialEq)]
 pub struct Plan {
     pub hostname: Option<String>,
+    /// The user-data gives it, not the platform.
+    pub own_hostname: bool,
     /// Account files that change; in this order a crash leaves no half account (`passwd` is last).
     pub accounts: Vec<FileWrite>,
     /// The same as a person would say it; no hashes.
@@ -82,6 +84,16 @@ impl FileOp {
             | Self::Unmask { path } => path,
         }
     }
+
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Write(FileWrite { place, .. })
+            | Self::Mask { place, .. }
+            | Self::Directory { place, .. }
+            | Self::Link { place, .. } => Some(place),
+            Self::Unmask { .. } => None,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -130,6 +142,7 @@ pub struct Home {
     pub path: String,
     pub uid: u32,
     pub gid: u32,
+    pub place: Place,
 }
 
 /// Keys that a user's `authorized_keys` gets under our name.

@@ -119,7 +119,13 @@ impl Builder {
         };
         if !self.plan.homes.iter().any(|made| made.path == home) {
             let path = home.clone();
-            self.plan.homes.push(Home { path, uid, gid });
+            let place = place.clone();
+            self.plan.homes.push(Home {
+                path,
+                uid,
+                gid,
+                place,
+            });
         }
         self.plan.keys.push(Keys {
             user: user.to_owned(),

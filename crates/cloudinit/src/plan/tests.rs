@@ -36,6 +36,7 @@ fn plan(body: &str, facts: &Facts) -> Plan {
     let input = Input {
         user_data: Some(text.as_bytes()),
         metadata: Metadata::default(),
+        ..Input::default()
     };
     let outcome = pipeline::plan(&input, facts);
     assert!(!outcome.has_errors(), "{:?}", outcome.findings);
@@ -206,6 +207,7 @@ fn metadata_is_below_user_data() {
         let input = Input {
             user_data: Some(user_data.as_bytes()),
             metadata: metadata.clone(),
+            ..Input::default()
         };
         let plan = pipeline::plan(&input, &facts).plan;
         assert_eq!(plan.hostname.as_deref(), Some(hostname));

@@ -50,6 +50,8 @@ pub(super) fn fetch(http: &Http) -> anyhow::Result<Found> {
         .transpose()?;
     let found = Found {
         origin: "azure http://169.254.169.254".to_owned(),
+        // It does not know what is on the disc.
+        silent: user_data.is_none(),
         user_data,
         metadata,
         ..Found::default()

@@ -1,4 +1,5 @@
 //! HTTP for metadata services: bounded in time and size, patient with a network that is coming up.
+//! There is one deadline for all: no attempt begins after it, and none lasts longer than the time that is left.
 //!
 //! `http://` goes through `ureq` without TLS, which these services do without. `https://` goes through
 //! the `curl` of the host: a second copy of a TLS library would be more than all the rest of this program.
@@ -18,6 +19,10 @@ use super::shown;
 const MAX_BODY: u64 = 16 << 20;
 const CONNECT: Duration = Duration::from_secs(3);
 const ATTEMPT: Duration = Duration::from_secs(10);
+/// `https://` is the internet, which is farther away.
+const CURL: Duration = Duration::from_secs(30);
+/// For `curl` to notice by itself that its time is over.
+const CURL_ENDS: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -35,11 +40,31 @@ pub enum HttpError {
     },
 }
 
+impl HttpError {
+    pub(super) fn unreachable(url: &str, problem: String, attempts: u32) -> Self {
+        Self::Unreachable {
+            url: shown(url),
+            problem,
+            attempts,
+        }
+    }
+}
+
+pub(super) const OVER: &str = "no time was left for it";
+
 /// How one attempt went.
 enum Attempt {
     Answer(u16, Vec<u8>),
     TooLarge,
     Problem(String),
+}
+
+/// Why an attempt brought nothing.
+pub(super) enum Failure {
+    /// It would be the same again.
+    Final(HttpError),
+    /// It may be better in a moment: no route yet, no answer, a server that is overloaded.
+    Passing(String),
 }
 
 #[derive(Debug)]
@@ -53,19 +78,18 @@ pub struct Http {
 pub(super) type Headers<'a> = &'a [(&'a str, &'a str)];
 
 impl Http {
-    pub fn new(budget: Duration) -> Self {
+    pub fn until(deadline: Instant) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             // A proxy is for the internet, not for addresses on the link.
             .proxy(None)
             .max_redirects(4)
             .timeout_connect(Some(CONNECT))
-            .timeout_global(Some(ATTEMPT))
             .user_agent("cloudinit")
             .build();
         Self {
             agent: Agent::with_parts(config, TcpConnector::default(), DefaultResolver::default()),
-            deadline: Instant::now() + budget,
+            deadline,
             requests: Cell::new(0),
         }
     }
@@ -101,18 +125,19 @@ impl Http {
 
     /// From a port below 1024, by which some services tell root from others.
     pub(super) fn get_as_root(&self, url: &str) -> Result<Option<Vec<u8>>, HttpError> {
-        let attempt = || self.curl(url, &[], &["--local-port", "1-1023"]);
+        let attempt = |within| self.curl(url, &[], &["--local-port", "1-1023"], within);
         self.found(self.patiently(url, attempt))
     }
 
     /// The first of several addresses of the same service that answers at all.
     pub(super) fn alive<'a>(&self, bases: &[&'a str], path: &str) -> Result<&'a str, HttpError> {
-        let mut last = String::new();
+        let mut last = OVER.to_owned();
         let mut attempts = 0;
         loop {
             for base in bases {
+                let Some(left) = self.left() else { break };
                 attempts += 1;
-                match self.once("GET", &format!("{base}{path}"), &[], None) {
+                match self.once("GET", &format!("{base}{path}"), &[], None, left) {
                     Attempt::Problem(problem) => last = problem,
                     _ => return Ok(base),
                 }
@@ -144,66 +169,100 @@ impl Http {
         headers: Headers<'_>,
         body: Option<&[u8]>,
     ) -> Result<Vec<u8>, HttpError> {
-        self.patiently(url, || match url.starts_with("https://") {
-            true => self.curl(url, headers, &["--request", method]),
-            false => self.once(method, url, headers, body),
+        self.patiently(url, |within| {
+            self.attempt(method, url, headers, body, within)
         })
     }
 
-    /// Tries again what may be better in a moment: no route yet, no answer, a server that is overloaded.
-    fn patiently(&self, url: &str, attempt: impl Fn() -> Attempt) -> Result<Vec<u8>, HttpError> {
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let problem = match attempt() {
-                Attempt::Answer(200..=299, bytes) => return Ok(bytes),
-                Attempt::Answer(status @ (408 | 425 | 429 | 500..=599), _) => {
-                    format!("HTTP status {status}")
-                }
-                Attempt::Answer(status, _) => {
-                    let url = shown(url);
-                    return Err(HttpError::Status { url, status });
-                }
-                Attempt::TooLarge => {
-                    let url = shown(url);
-                    return Err(HttpError::TooLarge { url });
-                }
-                Attempt::Problem(problem) => problem,
-            };
-            tracing::debug!("{}: {problem}, attempt {attempts}", shown(url));
-            if !self.pause(attempts) {
-                return Err(HttpError::Unreachable {
-                    url: shown(url),
-                    problem,
-                    attempts,
-                });
-            }
+    fn attempt(
+        &self,
+        method: &str,
+        url: &str,
+        headers: Headers<'_>,
+        body: Option<&[u8]>,
+        within: Duration,
+    ) -> Attempt {
+        match url.starts_with("https://") {
+            true => self.curl(url, headers, &["--request", method], within),
+            false => self.once(method, url, headers, body, within),
         }
     }
 
+    /// One attempt, for whoever has more to do than to try again at once. `None`: not found.
+    pub(super) fn get_once(
+        &self,
+        url: &str,
+        headers: Headers<'_>,
+        within: Duration,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let attempt = self.attempt("GET", url, headers, None, within);
+        match judge(url, attempt) {
+            Ok(bytes) => self.found(Ok(bytes)).map_err(Failure::Final),
+            Err(Failure::Final(error)) => self.found(Err(error)).map_err(Failure::Final),
+            Err(passing) => Err(passing),
+        }
+    }
+
+    /// Tries again what may be better in a moment.
+    fn patiently(
+        &self,
+        url: &str,
+        attempt: impl Fn(Duration) -> Attempt,
+    ) -> Result<Vec<u8>, HttpError> {
+        let mut attempts = 0;
+        let mut problem = OVER.to_owned();
+        while let Some(left) = self.left() {
+            attempts += 1;
+            problem = match judge(url, attempt(left)) {
+                Ok(bytes) => return Ok(bytes),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Passing(problem)) => problem,
+            };
+            tracing::debug!("{}: {problem}, attempt {attempts}", shown(url));
+            if !self.pause(attempts) {
+                break;
+            }
+        }
+        Err(HttpError::unreachable(url, problem, attempts))
+    }
+
+    /// `None`: it is over.
+    pub(super) fn left(&self) -> Option<Duration> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
     /// Waits a little longer each time. `false`: there is no time left.
-    fn pause(&self, attempts: u32) -> bool {
+    pub(super) fn pause(&self, attempts: u32) -> bool {
         let factor = 1_u32
             .checked_shl(attempts.saturating_sub(1))
             .unwrap_or(u32::MAX);
         let pause = FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE);
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left <= pause {
+        if self.left().is_none_or(|left| left <= pause) {
             return false;
         }
         std::thread::sleep(pause);
         true
     }
 
-    fn once(&self, method: &str, url: &str, headers: Headers<'_>, body: Option<&[u8]>) -> Attempt {
+    fn once(
+        &self,
+        method: &str,
+        url: &str,
+        headers: Headers<'_>,
+        body: Option<&[u8]>,
+        within: Duration,
+    ) -> Attempt {
         self.requests.set(self.requests.get() + 1);
         let mut request = ureq::http::Request::builder().method(method).uri(url);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let answer = match body {
-            Some(body) => request.body(body.to_vec()).map(|r| self.agent.run(r)),
-            None => request.body(()).map(|r| self.agent.run(r)),
+            Some(body) => request
+                .body(body.to_vec())
+                .map(|request| self.send(request, within)),
+            None => request.body(()).map(|request| self.send(request, within)),
         };
         let mut answer = match answer {
             Ok(Ok(answer)) => answer,
@@ -219,8 +278,20 @@ impl Http {
         }
     }
 
-    fn curl(&self, url: &str, headers: Headers<'_>, more: &[&str]) -> Attempt {
+    fn send<S: ureq::AsSendBody>(
+        &self,
+        request: ureq::http::Request<S>,
+        within: Duration,
+    ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+        let config = self.agent.configure_request(request);
+        let limited = config.timeout_global(Some(within.min(ATTEMPT)));
+        self.agent.run(limited.build())
+    }
+
+    fn curl(&self, url: &str, headers: Headers<'_>, more: &[&str], within: Duration) -> Attempt {
         self.requests.set(self.requests.get() + 1);
+        let within = within.min(CURL);
+        let limit = format!("{:.3}", within.as_secs_f32().max(0.001));
         let mut curl = Command::new("curl");
         curl.args([
             "--silent",
@@ -230,14 +301,14 @@ impl Http {
             "4",
         ])
         .args(["--proto", "=http,https", "--max-filesize", "16777216"])
-        .args(["--connect-timeout", "5", "--max-time", "30"])
+        .args(["--connect-timeout", "5", "--max-time", &limit])
         .args(["--write-out", "%{stderr}\n%{http_code}"])
         .args(more);
         for (name, value) in headers {
             curl.arg("--header").arg(format!("{name}: {value}"));
         }
         curl.arg("--").arg(url);
-        match host::child::run_within(&mut curl, Duration::from_secs(35)) {
+        match host::child::run_within(&mut curl, within + CURL_ENDS) {
             Ok(output) => {
                 let status = output
                     .stderr_tail
@@ -258,5 +329,23 @@ impl Http {
                 Attempt::Problem(line.unwrap_or(&text).to_owned())
             }
         }
+    }
+}
+
+fn judge(url: &str, attempt: Attempt) -> Result<Vec<u8>, Failure> {
+    match attempt {
+        Attempt::Answer(200..=299, bytes) => Ok(bytes),
+        Attempt::Answer(status @ (408 | 425 | 429 | 500..=599), _) => {
+            Err(Failure::Passing(format!("HTTP status {status}")))
+        }
+        Attempt::Answer(status, _) => {
+            let url = shown(url);
+            Err(Failure::Final(HttpError::Status { url, status }))
+        }
+        Attempt::TooLarge => {
+            let url = shown(url);
+            Err(Failure::Final(HttpError::TooLarge { url }))
+        }
+        Attempt::Problem(problem) => Err(Failure::Passing(problem)),
     }
 }

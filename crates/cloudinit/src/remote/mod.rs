@@ -24,14 +24,16 @@ mod vultr;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use serde::{Deserialize, Serialize};
 
 use crate::datasource::Found;
 use crate::imports::{Import, Imported, Purpose};
 use crate::pipeline;
 use crate::status::put;
+use http::Failure;
 
 pub use detect::{Hint, detect, explicit};
 pub use http::{Http, HttpError};
@@ -207,12 +209,40 @@ impl Fetched {
     }
 }
 
-/// Asks, for as long as `budget` lasts. Always comes back with something: what does not answer is in
+/// The network phase: what the first phase noted down is asked for and put where [`Fetched::read`] finds it.
+/// `None`: nothing was noted down.
+///
+/// What the sources gave is there before the imports are tried, so that it is not lost with them.
+pub fn run(root: &Path, budget: Duration) -> Result<Option<Fetched>, host::atomic::WriteError> {
+    let Some(request) = Request::read(root) else {
+        return Ok(None);
+    };
+    let deadline = Instant::now() + budget;
+    let mut fetched = ask(&request, root, deadline);
+    fetched.write(root)?;
+    import(&request, &mut fetched, deadline);
+    fetched.write(root)?;
+    Ok(Some(fetched))
+}
+
+/// Asks, for as long as `budget` lasts and no longer. Always comes back with something: what does not answer is in
 /// `tried`, with the reason.
 pub fn fetch(request: &Request, root: &Path, budget: Duration) -> Fetched {
-    let http = Http::new(budget);
+    let deadline = Instant::now() + budget;
+    let mut fetched = ask(request, root, deadline);
+    import(request, &mut fetched, deadline);
+    fetched
+}
+
+/// However long one source takes, each that comes after it has a tenth of the time, and so have the imports.
+const RESERVE: u32 = 10;
+
+fn ask(request: &Request, root: &Path, deadline: Instant) -> Fetched {
+    let reserve = deadline.saturating_duration_since(Instant::now()) / RESERVE;
     let mut fetched = Fetched::default();
-    for source in &request.sources {
+    for (index, source) in request.sources.iter().enumerate() {
+        let later = u32::try_from(request.sources.len() - index).unwrap_or(RESERVE);
+        let http = Http::until(deadline - reserve * later.min(RESERVE));
         match source.fetch(&http, root) {
             Ok(found) => {
                 fetched.tried.push(format!("{}: found", found.origin));
@@ -240,16 +270,28 @@ pub fn fetch(request: &Request, root: &Path, budget: Duration) -> Fetched {
             None => disc,
         });
     }
-    import(&http, request, &mut fetched);
     fetched
 }
 
 /// All contents together: they are in memory more than once on their way.
 const MAX_CONTENTS: usize = 16 << 20;
 const MAX_IMPORTS: usize = 256;
+/// Below this, an attempt is not worth making while there is time for it.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// An import that is not here yet.
+struct Waiting {
+    import: Import,
+    attempts: u32,
+    problem: String,
+}
 
 /// Fetches what user-data has elsewhere, and what that names in turn.
-fn import(http: &Http, request: &Request, fetched: &mut Fetched) {
+///
+/// In rounds: each is tried once before any is tried again, and has its share of the time that is left. What does not
+/// answer takes nothing from the others.
+fn import(request: &Request, fetched: &mut Fetched, deadline: Instant) {
+    let http = Http::until(deadline);
     let metadata = match &fetched.found {
         Some(found) => found.metadata.clone(),
         None => crate::metadata::Metadata::default(),
@@ -258,48 +300,101 @@ fn import(http: &Http, request: &Request, fetched: &mut Fetched) {
         pipeline::imports(&pipeline::Input {
             user_data,
             metadata: metadata.clone(),
+            ..pipeline::Input::default()
         })
     };
     let user_data = fetched.found.as_ref().and_then(|f| f.user_data.as_deref());
-    let mut queue: VecDeque<Import> = request.imports.iter().cloned().collect();
-    queue.extend(named(user_data));
     let mut seen = BTreeSet::new();
+    let mut unseen = |imports: Vec<Import>| -> Vec<Waiting> {
+        let imports = imports.into_iter();
+        let unseen =
+            imports.filter(|import| seen.len() < MAX_IMPORTS && seen.insert(import.clone()));
+        unseen.map(Waiting::new).collect()
+    };
+    let mut queue = VecDeque::from(unseen(request.imports.clone()));
+    queue.extend(unseen(named(user_data)));
     let mut room = MAX_CONTENTS;
-    while let Some(import) = queue.pop_front() {
-        if seen.len() == MAX_IMPORTS || !seen.insert(import.clone()) {
-            continue;
-        }
-        match get(http, &import, room) {
-            Ok(bytes) if import.purpose == Purpose::Keys => {
-                let keys = ssh_keys(&String::from_utf8_lossy(&bytes));
-                fetched.imported.keys.insert(import.url, keys);
-            }
-            Ok(bytes) => {
-                room -= bytes.len();
-                if import.purpose == Purpose::UserData {
-                    queue.extend(named(Some(&bytes)));
+    for round in 1.. {
+        let mut again = VecDeque::new();
+        while let Some(mut waiting) = queue.pop_front() {
+            let Some(left) = http.left() else {
+                again.push_back(waiting);
+                continue;
+            };
+            let others = u32::try_from(queue.len()).unwrap_or(u32::MAX - 1);
+            let share = (left / (others + 1)).max(SHORTEST).min(left);
+            let import = &waiting.import;
+            match get(&http, import, room, share) {
+                Ok(bytes) if import.purpose == Purpose::Keys => {
+                    let keys = ssh_keys(&String::from_utf8_lossy(&bytes));
+                    fetched.imported.keys.insert(waiting.import.url, keys);
                 }
-                fetched.imported.contents.insert(import.url, bytes.into());
+                Ok(bytes) => {
+                    room -= bytes.len();
+                    if import.purpose == Purpose::UserData {
+                        queue.extend(unseen(named(Some(&bytes))));
+                    }
+                    let url = waiting.import.url;
+                    fetched.imported.contents.insert(url, bytes.into());
+                }
+                Err(NotHere::ForGood(error)) => fetched.missed(&import.url, &error),
+                Err(NotHere::Yet(problem)) => {
+                    waiting.attempts += 1;
+                    waiting.problem = problem;
+                    again.push_back(waiting);
+                }
             }
-            Err(error) => {
-                let url = shown(&import.url);
-                tracing::warn!("{url}: {error:#}");
-                fetched.tried.push(format!("{url}: {error:#}"));
-            }
+        }
+        queue = again;
+        if queue.is_empty() || !http.pause(round) {
+            break;
+        }
+    }
+    for Waiting {
+        import,
+        attempts,
+        problem,
+    } in queue
+    {
+        let error = HttpError::unreachable(&import.url, problem, attempts);
+        fetched.missed(&import.url, &error.into());
+    }
+}
+
+impl Waiting {
+    fn new(import: Import) -> Self {
+        Self {
+            import,
+            attempts: 0,
+            problem: http::OVER.to_owned(),
         }
     }
 }
 
-fn get(http: &Http, import: &Import, room: usize) -> anyhow::Result<Vec<u8>> {
+impl Fetched {
+    fn missed(&mut self, url: &str, error: &anyhow::Error) {
+        let url = shown(url);
+        tracing::warn!("{url}: {error:#}");
+        self.tried.push(format!("{url}: {error:#}"));
+    }
+}
+
+enum NotHere {
+    Yet(String),
+    ForGood(anyhow::Error),
+}
+
+fn get(http: &Http, import: &Import, room: usize, within: Duration) -> Result<Vec<u8>, NotHere> {
     let headers = import.headers.iter();
     let headers: Vec<(&str, &str)> = headers.map(|(n, v)| (n.as_str(), v.as_str())).collect();
-    match http.get(&import.url, &headers)? {
-        None => anyhow::bail!("not found"),
-        Some(bytes) if bytes.len() > room => {
-            anyhow::bail!("more than {} MiB with all others", MAX_CONTENTS >> 20)
-        }
-        Some(bytes) => Ok(bytes),
-    }
+    let problem = match http.get_once(&import.url, &headers, within) {
+        Ok(Some(bytes)) if bytes.len() <= room => return Ok(bytes),
+        Ok(Some(_)) => anyhow!("more than {} MiB with all others", MAX_CONTENTS >> 20),
+        Ok(None) => anyhow!("not found"),
+        Err(Failure::Final(error)) => error.into(),
+        Err(Failure::Passing(problem)) => return Err(NotHere::Yet(problem)),
+    };
+    Err(NotHere::ForGood(problem))
 }
 
 /// A text with a key in each line, or the JSON that GitHub's API has.
