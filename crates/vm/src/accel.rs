@@ -42,6 +42,14 @@ impl Accel {
         }
     }
 
+    /// How much more time everything gets. Where all goes well it costs nothing.
+    pub fn patience(self) -> u32 {
+        match self {
+            Self::Kvm => 1,
+            Self::Tcg => 2,
+        }
+    }
+
     /// Tries KVM; the answer is kept in `cache` until the workstation reboots or QEMU changes.
     pub fn detect(cache: &Path) -> Result<Self> {
         let answer = cache.join("accel");
@@ -106,12 +114,12 @@ fn kvm_works(scratch: &Path) -> Result<bool> {
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
     let path = scratch.join(format!("boot-sector.{}", std::process::id()));
     fs::write(&path, sector).with_context(|| format!("cannot write {}", path.display()))?;
-    let works = boots(&path, "kvm");
+    let works = boots(&path, "kvm", Duration::from_secs(2));
     let _ = fs::remove_file(&path);
     works
 }
 
-fn boots(sector: &Path, accel: &str) -> Result<bool> {
+fn boots(sector: &Path, accel: &str, limit: Duration) -> Result<bool> {
     let mut child = process::spawn(
         Command::new("qemu-system-x86_64")
             .args([
@@ -133,7 +141,7 @@ fn boots(sector: &Path, accel: &str) -> Result<bool> {
             .stdout(Stdio::null())
             .stderr(Stdio::null()),
     )?;
-    let status = process::wait(&mut child, Duration::from_secs(2));
+    let status = process::wait(&mut child, limit);
     if !matches!(status, Ok(Some(_))) {
         let _ = child.kill();
         let _ = child.wait();
@@ -154,6 +162,6 @@ mod tests {
         sector[..BOOT_SECTOR.len()].copy_from_slice(&BOOT_SECTOR);
         sector[510..].copy_from_slice(&[0x55, 0xaa]);
         fs::write(&path, sector).unwrap();
-        assert!(boots(&path, "tcg").unwrap());
+        assert!(boots(&path, "tcg", Duration::from_secs(30)).unwrap());
     }
 }

@@ -193,7 +193,7 @@ mod tests {
         let begin = Instant::now();
         let error = run(&mut sh("sleep 60"), Duration::from_millis(200)).unwrap_err();
         assert!(error.to_string().contains("no end after"), "{error}");
-        assert!(begin.elapsed() < Duration::from_secs(5));
+        assert!(begin.elapsed() < Duration::from_secs(20));
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Qmp {
     /// Connects to the QEMU of this directory.
     pub fn connect(dir: &Path) -> Result<Self> {
         let writer = connect_in(dir, QMP_SOCKET)?;
-        writer.set_read_timeout(Some(Duration::from_secs(20)))?;
+        writer.set_read_timeout(Some(Duration::from_secs(120)))?;
         let reader = BufReader::new(writer.try_clone()?);
         let mut qmp = Self { writer, reader };
         qmp.line()?;
@@ -124,7 +124,7 @@ impl Qmp {
     }
 
     fn migrated(&mut self) -> Result<()> {
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(180);
         while Instant::now() < end {
             let info = self.call("query-migrate", &json!({}))?;
             match info["status"].as_str() {
@@ -136,6 +136,6 @@ impl Qmp {
                 _ => interrupt::sleep(Duration::from_millis(10))?,
             }
         }
-        bail!("QEMU did not finish moving the machine's state within 60 s")
+        bail!("QEMU did not finish moving the machine's state within 180 s")
     }
 }

@@ -93,15 +93,15 @@ impl Ssh {
             // A node is new each time and listens on 127.0.0.1 only: there is nothing to compare its key with.
             "StrictHostKeyChecking=no",
             "UserKnownHostsFile=/dev/null",
-            "ConnectTimeout=10",
+            "ConnectTimeout=30",
             "ServerAliveInterval=5",
-            "ServerAliveCountMax=3",
+            "ServerAliveCountMax=6",
             "GSSAPIAuthentication=no",
             // One handshake for many commands; the post-quantum one costs a second in emulation.
             "KexAlgorithms=^curve25519-sha256",
             "ControlMaster=auto",
             "ControlPath=ssh.sock",
-            "ControlPersist=30",
+            "ControlPersist=300",
         ] {
             command.args(["-o", option]);
         }
@@ -132,7 +132,8 @@ impl Ssh {
             return false;
         };
         let mut banner = [0u8; 4];
-        let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+        // While it boots, each connection that is given up is one more that the guest's own stack works off.
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
         stream.read_exact(&mut banner).is_ok() && &banner == b"SSH-"
     }
 

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{BufReader, Seek, SeekFrom};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use disk::verity::RootHash;
@@ -16,6 +16,7 @@ use disk::verity::RootHash;
 pub use judge::Looks;
 pub use log::{Entry, Log};
 
+use crate::interrupt;
 use crate::lab::Release;
 use crate::plan::DISK;
 use crate::process;
@@ -50,7 +51,8 @@ pub struct Replayed {
 }
 
 /// Writes it all again, and judges the disk at every flush. Both files are gone afterwards.
-pub fn replay(dir: &Path, releases: &[Release]) -> Result<Replayed> {
+pub fn replay(dir: &Path, releases: &[Release], limit: Duration) -> Result<Replayed> {
+    let end = Instant::now() + limit;
     let known: Vec<Known> = releases.iter().map(known).collect::<Result<_>>()?;
     let path = dir.join(BEFORE);
     let mut disk = File::options()
@@ -82,6 +84,13 @@ pub fn replay(dir: &Path, releases: &[Release]) -> Result<Replayed> {
             judge.wrote(entry.offset..entry.offset + entry.length);
         }
         if entry.flush || entry.fua {
+            interrupt::check()?;
+            ensure!(
+                Instant::now() < end,
+                "no end after {} s, at entry {} of the log",
+                limit.as_secs(),
+                replayed.entries
+            );
             let bootable = judge.look(&disk).with_context(at)?;
             if replayed.bootable.last() != Some(&bootable) {
                 replayed.bootable.push(bootable);

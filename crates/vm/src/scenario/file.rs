@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use crate::seed::Datasource;
 
-use super::{Action, Expect, Place, ReleaseSpec, Scenario, Start, Step};
+use super::{Action, Expect, Place, ReleaseSpec, Scenario, Seen, Start, Step};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +46,7 @@ struct RawRelease {
     cmdline: Vec<String>,
     overlay: Option<PathBuf>,
     minimum_source_version: Option<String>,
+    epoch: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -103,7 +104,15 @@ struct RawFlip {
 struct RawRepeat {
     times: u32,
     seed: Option<u64>,
+    seen: Option<RawSeen>,
     steps: Vec<Spanned<RawStep>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSeen {
+    status: Value,
+    times: u32,
 }
 
 #[derive(Deserialize, Default)]
@@ -223,6 +232,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Scenario> {
                 cmdline: raw.cmdline,
                 overlay: raw.overlay,
                 minimum_source_version: raw.minimum_source_version,
+                epoch: raw.epoch,
             })
             .collect(),
         start,
@@ -269,6 +279,9 @@ impl Placer<'_> {
             None => None,
         };
         let action = self.action(raw, &span)?;
+        if timeout.is_some() && !takes_timeout(&action) {
+            return Err(self.error(span, "this step ends by itself; it takes no timeout"));
+        }
         let timeout = timeout.unwrap_or_else(|| default_timeout(&action));
         Ok(Step {
             line,
@@ -353,6 +366,10 @@ impl Placer<'_> {
             found.push(Action::Repeat {
                 times: raw.times,
                 seed: raw.seed,
+                seen: raw.seen.map(|raw| Seen {
+                    status: raw.status,
+                    times: raw.times,
+                }),
                 steps,
             });
         }
@@ -366,13 +383,28 @@ impl Placer<'_> {
     }
 }
 
+fn takes_timeout(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::Ssh { .. }
+            | Action::Host { .. }
+            | Action::WaitStatus(_)
+            | Action::Replay { .. }
+            | Action::Repeat { .. }
+    )
+}
+
+/// Of those that take none, about how long they last.
 fn default_timeout(action: &Action) -> Duration {
-    Duration::from_secs(match action {
+    match action {
         // A boot in emulation on a busy machine.
-        Action::WaitStatus(_) | Action::Boot => 180,
-        Action::Repeat { .. } => 3600,
-        _ => 60,
-    })
+        Action::WaitStatus(_) => Duration::from_secs(300),
+        Action::Repeat { .. } => Duration::from_secs(3600),
+        Action::Replay { .. } => Duration::from_secs(600),
+        Action::Pause(range) => *range.end(),
+        Action::Kill | Action::Boot | Action::FlipBit { .. } => Duration::from_secs(10),
+        _ => Duration::from_secs(60),
+    }
 }
 
 /// `30s`, `2m`, `500ms`.
@@ -399,6 +431,7 @@ fn range(text: &str) -> Result<RangeInclusive<Duration>, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Turn;
     use super::*;
 
     fn check(text: &str) -> String {
@@ -414,7 +447,7 @@ mod tests {
     fn a_whole_scenario() {
         let text = format!(
             "{HEAD}[[step]]\nssh = \"id\"\nexpect = {{ exit = 1, stdout = \"core\", json = {{ a = {{ b = 1 }} }} }}\n\
-             [[step]]\nrepeat = {{ times = 2, steps = [ {{ pause = \"0s..8s\" }}, {{ kill = true }} ] }}\ntimeout = \"2m\"\n"
+             [[step]]\nrepeat = {{ times = 2, seen = {{ status = {{ version = \"1\" }}, times = 1 }}, steps = [ {{ pause = \"0s..8s\" }}, {{ kill = true }} ] }}\ntimeout = \"2m\"\n"
         );
         let mut scenario = parse(Path::new("x.toml"), &text).unwrap();
         assert_eq!(scenario.name, "x");
@@ -425,6 +458,7 @@ mod tests {
         assert_eq!((expect.exit, expect.stdout[0].as_str()), (Some(1), "core"));
         assert_eq!(expect.json, Some(serde_json::json!({"a": {"b": 1}})));
         assert_eq!(scenario.steps[0].line, 4);
+        assert_eq!(scenario.length(), Duration::from_secs(60 + 2 * (8 + 10)));
         let Action::Repeat {
             times: 2, steps, ..
         } = &scenario.steps[1].action
@@ -437,6 +471,21 @@ mod tests {
         );
         assert_eq!(steps[1].action, Action::Kill);
         assert_eq!(scenario.steps[1].timeout, Duration::from_secs(120));
+        scenario.replay(&Turn {
+            line: scenario.steps[1].line,
+            number: 2,
+            times: 2,
+            seed: 7,
+        });
+        assert!(matches!(
+            scenario.steps[1].action,
+            Action::Repeat {
+                times: 1,
+                seed: Some(7),
+                seen: None,
+                ..
+            }
+        ));
         scenario.repeat(200);
         assert!(matches!(
             scenario.steps[1].action,
@@ -470,6 +519,10 @@ mod tests {
             (
                 format!("{HEAD}[[step]]\npause = \"soon\"\n"),
                 "tests/vm/x.toml:4:1: \"soon\" is no time; write 500ms, 30s or 2m",
+            ),
+            (
+                format!("{HEAD}[[step]]\nsave = \"a\"\ntimeout = \"2m\"\n"),
+                "tests/vm/x.toml:4:1: this step ends by itself; it takes no timeout",
             ),
             (
                 format!("{HEAD}[[step]]\nkill = true\nexpect = {{}}\n"),

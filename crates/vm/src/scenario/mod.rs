@@ -8,11 +8,13 @@ pub mod pool;
 pub mod run;
 mod steps;
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::lab::Release;
@@ -51,10 +53,32 @@ impl Scenario {
     /// Repeats what is repeated this often, whatever the file says.
     pub fn repeat(&mut self, often: u32) {
         for step in &mut self.steps {
-            if let Action::Repeat { times, .. } = &mut step.action {
+            if let Action::Repeat { times, seen, .. } = &mut step.action {
+                // Fewer turns may leave out what all of them would not.
+                seen.take_if(|_| often < *times);
                 *times = often;
             }
         }
+    }
+
+    /// Begins the repeat that failed with the turn that failed, at the same random times, and goes on from there.
+    pub fn replay(&mut self, turn: &Turn) {
+        for step in &mut self.steps {
+            if let Action::Repeat {
+                times, seed, seen, ..
+            } = &mut step.action
+                && step.line == turn.line
+            {
+                seen.take_if(|_| turn.number > 1);
+                *times = (turn.times + 1).saturating_sub(turn.number).max(1);
+                *seed = Some(turn.seed);
+            }
+        }
+    }
+
+    /// What its steps may take, those that are repeated counted each time: about how long it is, compared to others.
+    pub fn length(&self) -> Duration {
+        length(&self.steps)
     }
 
     /// Where a release's overlay is.
@@ -75,6 +99,8 @@ pub struct ReleaseSpec {
     pub overlay: Option<PathBuf>,
     /// The oldest version that can go to it at once.
     pub minimum_source_version: Option<String>,
+    /// Instead of what `os/epoch` says.
+    pub epoch: Option<u64>,
 }
 
 /// How a scenario's machine comes to life.
@@ -101,6 +127,14 @@ pub struct Step {
     pub action: Action,
     /// How long it may take.
     pub timeout: Duration,
+}
+
+fn length(steps: &[Step]) -> Duration {
+    let each = |step: &Step| match &step.action {
+        Action::Repeat { times, steps, .. } => length(steps).saturating_mul(*times),
+        _ => step.timeout,
+    };
+    steps.iter().map(each).sum()
 }
 
 /// What can happen.
@@ -163,9 +197,20 @@ pub enum Action {
         times: u32,
         /// Where randomness starts, to replay a failure.
         seed: Option<u64>,
+        /// What some turns must have led to.
+        seen: Option<Seen>,
         /// The steps.
         steps: Vec<Step>,
     },
+}
+
+/// What chance must not leave out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    /// What the last status of a turn matched.
+    pub status: Value,
+    /// In at least so many turns.
+    pub times: u32,
 }
 
 /// A place in a partition.
@@ -207,6 +252,34 @@ impl Default for Expect {
             stderr: vec![],
             json: None,
         }
+    }
+}
+
+/// A turn of a repeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Turn {
+    /// The line of the repeat in the scenario's file.
+    pub line: usize,
+    /// Which one, from 1.
+    pub number: u32,
+    /// Of how many.
+    pub times: u32,
+    /// Where its randomness starts.
+    pub seed: u64,
+}
+
+impl fmt::Display for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            number,
+            times,
+            seed,
+            ..
+        } = self;
+        write!(
+            f,
+            "turn {number} of {times}; replay it with times = 1, seed = {seed}"
+        )
     }
 }
 

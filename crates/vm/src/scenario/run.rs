@@ -5,13 +5,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
-use super::{ReleaseSpec, Scenario, Start, Step, Workshop};
+use super::matcher::mismatch;
+use super::{Action, ReleaseSpec, Scenario, Seen, Start, Step, Turn, Workshop};
 use crate::accel::Accel;
 use crate::cloud_config;
 use crate::lab::{Lab, Release};
 use crate::machine::{self, Machine, Spec, Tie};
 use crate::node::{BootMode, Node};
+use crate::process::{self, Output};
+use crate::replay;
 use crate::saved;
 use crate::seed::Datasource;
 use crate::server::{Server, ServerSpec};
@@ -45,14 +49,45 @@ pub(super) struct Run<'a> {
     pub(super) releases: Vec<Release>,
     pub(super) server: Option<Server>,
     pub(super) power: Option<Power>,
+    /// How often the emulator may still lose a timer.
+    pub(super) revivals: u32,
     pub(super) random: Random,
+    /// The last status that was waited for.
+    pub(super) status: Value,
 }
 
 /// A machine that has not become healthy by then never will.
-const BOOT_LIMIT: Duration = Duration::from_secs(240);
+const BOOT_LIMIT: Duration = Duration::from_secs(400);
 
-/// Tells a scenario. When it fails, the machine's last words are in the directory that the error names.
-pub fn run(stage: &Stage<'_>, scenario: &Scenario) -> Result<()> {
+/// More than that is no chance any more.
+const REVIVALS: u32 = 2;
+
+/// Why a scenario failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// The error, and below it the machine's last words.
+    pub text: String,
+    /// The turn of a repeat that it failed in.
+    pub turn: Option<Turn>,
+}
+
+/// Tells a scenario. When it fails, all that the machine said is in the directory that the error names; `again` keeps what
+/// was left there when it failed before.
+pub fn run(stage: &Stage<'_>, scenario: &Scenario, again: bool) -> Result<(), Failure> {
+    let mut last_words = String::new();
+    let result = run_in_lab(stage, scenario, again, &mut last_words);
+    result.map_err(|error| Failure {
+        text: format!("{error:#}{last_words}"),
+        turn: error.downcast_ref().cloned(),
+    })
+}
+
+fn run_in_lab(
+    stage: &Stage<'_>,
+    scenario: &Scenario,
+    again: bool,
+    last_words: &mut String,
+) -> Result<()> {
     let dir = stage.lab.root().join("run").join(&scenario.name);
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -63,13 +98,22 @@ pub fn run(stage: &Stage<'_>, scenario: &Scenario) -> Result<()> {
         releases: Vec::new(),
         server: None,
         power: None,
+        revivals: REVIVALS,
         random: Random::seeded()?,
+        status: Value::Null,
     };
     let result = run.tell();
     let result = match result {
         Ok(()) => fs::remove_dir_all(&dir).context("cannot clean up"),
         Err(error) if crate::interrupt::requested() => Err(error),
-        Err(error) => Err(run.keep_evidence(error)),
+        Err(error) => {
+            let kept = run.keep_evidence(again);
+            *last_words = run.last_words();
+            Err(error.context(format!(
+                "see {} (console, screenshot, journal)",
+                kept.display()
+            )))
+        }
     };
     drop(run.power.take());
     if let Some(server) = run.server.take() {
@@ -208,28 +252,58 @@ impl Run<'_> {
                 .root()
                 .join("run")
                 .join(format!("saved-{name}"));
-            let node = self.create(&dir, BootMode::Uefi, Datasource::default(), &[])?;
-            let user_data = cloud_config::default(&cloud_config::Defaults {
-                hostname: "test",
-                public_key: &self.stage.key.public,
-                channel: "stable",
-                server: &cloud_config::omaha_url(1),
-            });
-            machine::provision(&dir, &node, self.stage.key, &user_data)?;
-            let mut machine = Machine::start(
-                &dir,
-                node,
-                release,
-                self.stage.accel,
-                self.stage.key,
-                Tie::Ours,
-            )?;
-            machine.wait_healthy(BOOT_LIMIT, &|_| ())?;
+            let machine = self.boot_to_save(&dir)?;
+            // It is healthy before its boot has ended, and what is half started would be so in each copy.
+            let _ = machine.ssh().run(
+                "timeout 120 systemctl is-system-running --wait",
+                Duration::from_secs(150),
+            );
             self.forget_saved(release)?;
             saved::save(machine, &saved)?;
             let _ = fs::remove_dir_all(&dir);
         }
         Ok(saved)
+    }
+
+    /// A new machine in `dir`, healthy.
+    fn boot_to_save(&self, dir: &Path) -> Result<Machine> {
+        let stage = self.stage;
+        let mut again = stage.accel == Accel::Tcg;
+        loop {
+            let node = self.create(dir, BootMode::Uefi, Datasource::default(), &[])?;
+            let user_data = cloud_config::default(&cloud_config::Defaults {
+                hostname: "test",
+                public_key: &stage.key.public,
+                channel: "stable",
+                server: &cloud_config::omaha_url(1),
+            });
+            machine::provision(dir, &node, stage.key, &user_data)?;
+            let mut machine = Machine::start(
+                dir,
+                node,
+                &self.releases[0],
+                stage.accel,
+                stage.key,
+                Tie::Ours,
+            )?;
+            match machine.wait_healthy(BOOT_LIMIT, &|_| ()) {
+                Ok(_) => return Ok(machine),
+                Err(_) if again && machine.lost_timer() => {
+                    self.say_lost_timer("it boots anew");
+                    again = false;
+                }
+                Err(error) => {
+                    return Err(error.context("the machine that was to be saved did not boot"));
+                }
+            }
+        }
+    }
+
+    fn say_lost_timer(&self, what_now: &str) {
+        eprintln!(
+            "! {:<24} the emulator lost a timer of the guest, whose kernel hangs; {what_now}",
+            self.scenario.name
+        );
     }
 
     /// Removes what was saved of earlier builds of this version.
@@ -261,7 +335,27 @@ impl Run<'_> {
             stage.key,
             &user_data,
         )?;
-        machine.wait_ssh(Duration::from_secs(30), &|_| ())?;
+        machine.wait_ssh(Duration::from_secs(120), &|_| ())?;
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            // A connection that broke tells nothing about the machine.
+            match self.prepare(&machine) {
+                Ok(output) if output.exit == 0 => break,
+                Err(_) | Ok(Output { exit: 255, .. }) if tries > 0 => machine.ssh().close(),
+                Ok(output) => bail!(
+                    "cannot prepare the restored machine: {}",
+                    output.stderr.trim()
+                ),
+                Err(error) => return Err(error.context("cannot prepare the restored machine")),
+            }
+        }
+        self.power = Some(Power::On(Box::new(machine)));
+        Ok(())
+    }
+
+    /// Tells a restored machine what it cannot know.
+    fn prepare(&self, machine: &Machine) -> Result<Output> {
         let now = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)?
             .as_secs();
@@ -272,22 +366,33 @@ impl Run<'_> {
                 " && sudo sed -i 's|^SERVER=.*|SERVER={url}|' /etc/coreos/update.conf && sudo systemctl restart update-engine"
             );
         }
-        let output = machine.ssh().run(&script, Duration::from_secs(60))?;
-        if output.exit != 0 {
-            bail!(
-                "cannot prepare the restored machine: {}",
-                output.stderr.trim()
-            );
-        }
-        self.power = Some(Power::On(Box::new(machine)));
-        Ok(())
+        machine.ssh().run(&script, Duration::from_secs(60))
     }
 
     /// Power-on, until healthy or `limit`.
     pub(super) fn boot(&mut self, limit: Duration) -> Result<()> {
         self.power_on()?;
-        self.on()?.wait_healthy(limit, &|_| ())?;
-        Ok(())
+        loop {
+            match self.on()?.wait_healthy(limit, &|_| ()) {
+                Err(_) if self.revive()? => {}
+                result => return result.map(drop),
+            }
+        }
+    }
+
+    /// Switches a guest off and on whose kernel hangs because the emulator lost a timer of it, and says so. For the
+    /// guest it is a power cut more. A recording would begin anew with the power, so its guest stays as it is.
+    pub(super) fn revive(&mut self) -> Result<bool> {
+        let emulated = self.stage.accel == Accel::Tcg;
+        let recorded = self.dir.join(replay::WRITES).exists();
+        if !emulated || recorded || self.revivals == 0 || !self.on()?.lost_timer() {
+            return Ok(false);
+        }
+        self.revivals -= 1;
+        self.say_lost_timer("it is switched off and on");
+        self.kill()?;
+        self.power_on()?;
+        Ok(true)
     }
 
     /// Power-on of a machine that is off.
@@ -336,11 +441,30 @@ impl Run<'_> {
         Ok(())
     }
 
-    pub(super) fn repeat(&mut self, times: u32, seed: Option<u64>, steps: &[Step]) -> Result<()> {
-        if let Some(seed) = seed {
+    /// Steps, again and again. No accelerator makes its limit longer: it is what people have time for.
+    pub(super) fn repeat(&mut self, step: &Step) -> Result<()> {
+        let Action::Repeat {
+            times,
+            seed,
+            seen,
+            steps,
+        } = &step.action
+        else {
+            bail!("this is no repeat")
+        };
+        let end = Instant::now() + step.timeout;
+        let mut count = 0;
+        if let Some(seed) = *seed {
             self.random = Random(seed);
         }
-        for turn in 1..=times {
+        for turn in 1..=*times {
+            if Instant::now() > end {
+                bail!(
+                    "{} turns of {times} took {} s",
+                    turn - 1,
+                    step.timeout.as_secs()
+                );
+            }
             // Each turn has a seed of its own, small enough for TOML.
             let seed = if turn == 1 && seed.is_some() {
                 self.random.0
@@ -348,31 +472,54 @@ impl Run<'_> {
                 self.random.next() >> 33
             };
             self.random = Random(seed);
-            self.steps(steps).with_context(|| {
-                format!("turn {turn} of {times}; replay it with times = 1, seed = {seed}")
+            self.steps(steps).with_context(|| Turn {
+                line: step.line,
+                number: turn,
+                times: *times,
+                seed,
             })?;
+            if let Some(seen) = seen
+                && mismatch(&seen.status, &self.status).is_none()
+            {
+                count += 1;
+            }
+        }
+        if let Some(Seen {
+            status,
+            times: wanted,
+        }) = seen
+        {
+            (self.stage.say)(&format!(
+                "{}: {count} turns of {times} led to {status}",
+                self.scenario.name
+            ));
+            if count < *wanted {
+                bail!("{count} turns of {times} led to {status}, expected {wanted}");
+            }
         }
         Ok(())
     }
 
-    /// Console, screen and journal, where the error says.
-    fn keep_evidence(&mut self, error: anyhow::Error) -> anyhow::Error {
+    /// Console, screen and journal, in the directory that it gives back.
+    fn keep_evidence(&mut self, again: bool) -> PathBuf {
         if let Some(Power::On(machine)) = &mut self.power {
             if let Ok(mut qmp) = machine.qmp() {
                 let _ = qmp.screenshot(&self.dir.join("screenshot.png"));
             }
-            let journal =
-                "orlop status; systemctl --failed --no-pager; journalctl -b --no-pager -n 400";
-            if let Ok(output) = machine.ssh().run(journal, Duration::from_secs(40)) {
+            // The shared connection may be what failed.
+            machine.ssh().close();
+            let journal = "orlop status; systemctl --failed --no-pager; systemctl list-jobs --no-pager; \
+                           sudo cat /var/lib/update-engine/state.json; \
+                           journalctl --no-pager -o short-precise -n 4000";
+            if let Ok(output) = machine.ssh().run(journal, Duration::from_secs(120)) {
                 let _ = fs::write(self.dir.join("journal.txt"), output.stdout + &output.stderr);
             }
         }
-        let kept = self
-            .stage
-            .lab
-            .root()
-            .join("failed")
-            .join(&self.scenario.name);
+        let failed = self.stage.lab.root().join("failed");
+        let first = failed.join(&self.scenario.name);
+        let second = failed.join(format!("{}.again", self.scenario.name));
+        let _ = fs::remove_dir_all(&second);
+        let kept = if again { second } else { first };
         let _ = fs::remove_dir_all(&kept);
         let _ = fs::create_dir_all(&kept);
         for file in [
@@ -386,10 +533,34 @@ impl Run<'_> {
             let to = kept.join(Path::new(file).file_name().unwrap_or_default());
             let _ = fs::copy(self.dir.join(file), to);
         }
-        error.context(format!(
-            "see {} (console, screenshot, journal)",
-            kept.display()
-        ))
+        kept
+    }
+
+    /// Where nothing is kept but what was printed, these lines are all there is: the end of what failed units and those
+    /// that scenarios are about said, else of the console.
+    fn last_words(&mut self) -> String {
+        const LINES: usize = 15;
+        let journal = "sudo journalctl -q --no-pager -o short-precise -n 15 -u update-engine -u 'update-writer@*' \
+                       -u 'extensions@*' -u 'cloudinit*' -u 'health@*' -u boot-failed \
+                       $(systemctl --failed --plain --no-legend --no-pager | awk '{print \"-u\", $1}')";
+        let said = match &mut self.power {
+            Some(Power::On(machine)) => machine.ssh().run(journal, Duration::from_secs(60)).ok(),
+            _ => None,
+        };
+        let said = said.map(|output| output.stdout).unwrap_or_default();
+        let (who, said) = match said.is_empty() {
+            false => ("journal", said),
+            true => ("console", machine::console_tail(&self.dir, LINES)),
+        };
+        if said.is_empty() {
+            return String::new();
+        }
+        let mut text = format!("\nthe last of its {who}:");
+        for line in process::tail(&said, LINES).lines() {
+            text += "\n| ";
+            text.extend(line.chars().take(240));
+        }
+        text
     }
 }
 

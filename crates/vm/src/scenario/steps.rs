@@ -53,18 +53,19 @@ const RETRY: Duration = Duration::from_millis(500);
 
 impl Run<'_> {
     pub(super) fn step(&mut self, step: &Step) -> Result<()> {
+        let limit = step.timeout.saturating_mul(self.stage.accel.patience());
         match &step.action {
             Action::Ssh {
                 script,
                 expect,
                 retry,
-            } => self.ssh(script, expect, *retry, step.timeout),
+            } => self.ssh(script, expect, *retry, limit),
             Action::Host {
                 script,
                 expect,
                 retry,
-            } => self.host(script, expect, *retry, step.timeout),
-            Action::WaitStatus(expected) => self.wait_status(expected, step.timeout),
+            } => self.host(script, expect, *retry, limit),
+            Action::WaitStatus(expected) => self.wait_status(expected, limit),
             Action::Publish { version, channel } => self.publish(version, channel),
             Action::Kill => self.kill(),
             // Only power: a machine that must not become healthy by itself is a story as well.
@@ -79,17 +80,17 @@ impl Run<'_> {
                 self.must_be_off()?;
                 replay::record(&self.dir)
             }
-            Action::Replay { bootable } => self.replay(bootable),
+            Action::Replay { bootable } => self.replay(bootable, limit),
             Action::Pause(range) => {
                 let time = self.random.within(range);
                 interrupt::sleep(time)
             }
-            Action::Repeat { times, seed, steps } => self.repeat(*times, *seed, steps),
+            Action::Repeat { .. } => self.repeat(step),
         }
     }
 
     fn ssh(&mut self, script: &str, expect: &Expect, retry: bool, limit: Duration) -> Result<()> {
-        let end = Instant::now() + limit;
+        let mut end = Instant::now() + limit;
         let mut last = None;
         loop {
             let machine = self.on()?;
@@ -108,6 +109,9 @@ impl Run<'_> {
                 result => return result,
             }
             machine.ssh().close();
+            if self.revive()? {
+                end = Instant::now() + limit;
+            }
             interrupt::sleep(RETRY)?;
         }
     }
@@ -137,7 +141,7 @@ impl Run<'_> {
     }
 
     fn wait_status(&mut self, expected: &Value, limit: Duration) -> Result<()> {
-        let end = Instant::now() + limit;
+        let mut end = Instant::now() + limit;
         let mut last = anyhow!("the guest never answered");
         while Instant::now() < end {
             let machine = self.on()?;
@@ -145,7 +149,10 @@ impl Run<'_> {
             let ssh = machine.ssh();
             match ssh.answers().then(|| machine::status(&ssh, 0)) {
                 Some(Ok(status)) => match mismatch(expected, &status) {
-                    None => return Ok(()),
+                    None => {
+                        self.status = status;
+                        return Ok(());
+                    }
                     Some(difference) => last = anyhow!("{difference}; its whole status: {status}"),
                 },
                 Some(Err(error)) => {
@@ -153,7 +160,11 @@ impl Run<'_> {
                     // The machine may have gone down under the shared connection.
                     ssh.close();
                 }
-                None => {}
+                None => {
+                    if self.revive()? {
+                        end = Instant::now() + limit;
+                    }
+                }
             }
             interrupt::sleep(Duration::from_millis(500))?;
         }
@@ -178,7 +189,7 @@ impl Run<'_> {
             .with_context(|| format!("the scenario has no release {version}"))
     }
 
-    fn kill(&mut self) -> Result<()> {
+    pub(super) fn kill(&mut self) -> Result<()> {
         match self.power.take() {
             Some(Power::On(machine)) => {
                 self.power = Some(Power::Off(machine.kill()?));
@@ -217,9 +228,9 @@ impl Run<'_> {
         }
     }
 
-    fn replay(&mut self, bootable: &[Vec<String>]) -> Result<()> {
+    fn replay(&mut self, bootable: &[Vec<String>], limit: Duration) -> Result<()> {
         self.must_be_off()?;
-        let replayed = replay::replay(&self.dir, &self.releases)?;
+        let replayed = replay::replay(&self.dir, &self.releases, limit)?;
         let looks = replayed.looks;
         (self.stage.say)(&format!(
             "{} entries, {} MB, {} flushes judged; {} times the EFI system partition, {} hash trees",
