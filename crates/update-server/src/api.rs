@@ -154,6 +154,9 @@ pub struct GroupState {
     pub own: bool,
     pub hosts: u64,
     pub rollout: Option<RolloutState>,
+    /// Of releases that some of its hosts go to first.
+    #[serde(default)]
+    pub stops: Vec<RolloutState>,
 }
 
 /// The body of `PUT /api/v1/groups/NAME`.
@@ -177,6 +180,9 @@ pub struct RolloutState {
     pub group: String,
     #[cfg_attr(feature = "server", schema(value_type = String))]
     pub version: Version,
+    /// Hosts below the minimum source version of what the channel points at go there first.
+    #[serde(default)]
+    pub stop: bool,
     /// `awaiting_canary`, `active`, `paused`, `halted`, `complete` or `superseded`.
     pub status: String,
     /// Who paused it, or why it halted.

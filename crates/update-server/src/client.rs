@@ -48,6 +48,8 @@ pub struct FlatcarFiles {
 #[derive(Clone, Copy, Debug)]
 pub enum Rollouts<'a> {
     Group(&'a str),
+    /// Of one release in a group.
+    Release(&'a str, &'a Version),
     /// Every group on it.
     Channel(&'a str),
 }
@@ -278,12 +280,13 @@ impl Server {
 
     /// Stops handing out the release of a group, or of all groups on a channel; or goes on.
     pub fn pause_or_resume(&self, of: Rollouts<'_>, pause: bool) -> Result<Vec<RolloutState>> {
-        let (kind, name) = match of {
-            Rollouts::Group(name) => ("rollouts", name),
-            Rollouts::Channel(name) => ("channels", name),
+        let (kind, name, one) = match of {
+            Rollouts::Group(name) => ("rollouts", name, String::new()),
+            Rollouts::Release(name, version) => ("rollouts", name, format!("?version={version}")),
+            Rollouts::Channel(name) => ("channels", name, String::new()),
         };
         let verb = if pause { "pause" } else { "resume" };
-        let path = format!("/api/v1/{kind}/{}/{verb}", segment(name));
+        let path = format!("/api/v1/{kind}/{}/{verb}{one}", segment(name));
         self.change("POST", &path, None::<&()>)
     }
 

@@ -277,6 +277,16 @@ impl Rollout {
         Ok(Turn::New { wave })
     }
 
+    /// Whoever forces it at the host has it whatever the rollout says. It counts with those whose
+    /// turn it is.
+    pub fn forced(&self, policy: &Policy, host: &str, grant: Option<&Grant>) -> Turn {
+        if grant.is_some_and(|grant| grant.state != GrantState::Lapsed) {
+            return Turn::Standing;
+        }
+        let wave = policy.wave_of(self.position(host)).min(self.wave);
+        Turn::New { wave }
+    }
+
     pub fn total(&self) -> Tally {
         let mut total = Tally::default();
         for tally in &self.tallies {

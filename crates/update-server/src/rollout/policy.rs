@@ -116,6 +116,55 @@ impl Policy {
             && self.canary.is_none()
     }
 
+    /// For people, one thing after the other; of the deadlines only those that are not as usual.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = vec![];
+        if self.waves.len() > 1 {
+            let shares: Vec<_> = self.waves.iter().map(u8::to_string).collect();
+            words.push(format!(
+                "waves of {} % over {} days",
+                shares.join(", "),
+                self.days
+            ));
+        } else {
+            words.push("all hosts at once".into());
+        }
+        if let Some(cap) = self.cap {
+            words.push(format!(
+                "at most {} hosts in {} minutes",
+                cap.hosts, cap.minutes
+            ));
+        }
+        if let Some(window) = &self.window {
+            words.push(format!("only {window}"));
+        }
+        if let Some(canary) = &self.canary {
+            words.push(format!("after group {canary}"));
+        }
+        words.push(match self.halt.enabled {
+            true => format!(
+                "halts when clearly more than {} % fail, from {} hosts on",
+                self.halt.failure_budget * 100.0,
+                self.halt.minimum_sample
+            ),
+            false => "never halts by itself".into(),
+        });
+        let usual = Self::default();
+        if self.start_within_minutes != usual.start_within_minutes {
+            words.push(format!(
+                "a turn is lost after {} minutes",
+                self.start_within_minutes
+            ));
+        }
+        if self.finish_within_days != usual.finish_within_days {
+            words.push(format!(
+                "a host that began is given up after {} days",
+                self.finish_within_days
+            ));
+        }
+        words
+    }
+
     /// Looks at everything that the types do not say. `group` is whose policy it is.
     pub fn check(&self, group: &str) -> Result<(), PolicyError> {
         let rising = self.waves.windows(2).all(|pair| pair[0] < pair[1]);
@@ -194,6 +243,27 @@ pub(super) fn later(now: Timestamp, by: SignedDuration) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn policies_in_words() {
+        let json = r#"{"waves":[10,100],"days":2,"cap":{"hosts":50,"minutes":60},"canary":"lab",
+            "window":{"days":["tue"],"start":"22:00","minutes":90,"zone":"Europe/Berlin"},
+            "start_within_minutes":60,"finish_within_days":2}"#;
+        let policy: Policy = serde_json::from_str(json).unwrap();
+        assert_eq!(
+            policy.words(),
+            [
+                "waves of 10, 100 % over 2 days",
+                "at most 50 hosts in 60 minutes",
+                "only tue from 22:00 for 90 min (Europe/Berlin)",
+                "after group lab",
+                "halts when clearly more than 2 % fail, from 10 hosts on",
+                "a turn is lost after 60 minutes",
+                "a host that began is given up after 2 days"
+            ]
+        );
+        assert_eq!(Policy::default().words().len(), 2);
+    }
 
     fn check(json: &str, expect: &str) {
         let got = match serde_json::from_str::<Policy>(json) {

@@ -12,7 +12,7 @@ pub enum Event<'a> {
         grant: Option<Grant>,
         what: HostEvent<'a>,
     },
-    /// Time passes. `hosts` belong to the group, `behind` of them do not run the release yet.
+    /// Time passes. `hosts` belong to the group, `behind` of them run something older.
     Tick {
         hosts: u64,
         behind: u64,
@@ -36,6 +36,8 @@ pub enum Event<'a> {
 pub enum HostEvent<'a> {
     /// It suits the host, which asks for it.
     Asks,
+    /// An operator at the host has it ask.
+    Forces,
     /// It downloads, or has staged the release.
     Started,
     /// It runs the release and is healthy.
@@ -222,20 +224,26 @@ fn host(
 ) {
     let state = grant.map(|grant| grant.state);
     match what {
-        HostEvent::Asks => match rollout.turn(policy, id, grant.as_ref(), now) {
-            Err(hold) => actions.push(Action::Hold(hold)),
-            Ok(Turn::Standing) => actions.push(Action::Offer),
-            Ok(Turn::New { wave }) => {
-                count_in_period(policy, rollout, now);
-                let grant = Grant {
-                    wave,
-                    state: GrantState::Offered,
-                    expires: Some(policy.start_by(now)),
-                };
-                tally(rollout, wave).granted += 1;
-                actions.extend([Action::SaveGrant(grant), Action::Offer]);
+        HostEvent::Asks | HostEvent::Forces => {
+            let turn = match what {
+                HostEvent::Forces => Ok(rollout.forced(policy, id, grant.as_ref())),
+                _ => rollout.turn(policy, id, grant.as_ref(), now),
+            };
+            match turn {
+                Err(hold) => actions.push(Action::Hold(hold)),
+                Ok(Turn::Standing) => actions.push(Action::Offer),
+                Ok(Turn::New { wave }) => {
+                    count_in_period(policy, rollout, now);
+                    let grant = Grant {
+                        wave,
+                        state: GrantState::Offered,
+                        expires: Some(policy.start_by(now)),
+                    };
+                    tally(rollout, wave).granted += 1;
+                    actions.extend([Action::SaveGrant(grant), Action::Offer]);
+                }
             }
-        },
+        }
         HostEvent::Started => {
             let Some(grant) = grant else { return };
             if matches!(
@@ -253,7 +261,7 @@ fn host(
             }));
         }
         HostEvent::Good | HostEvent::Failed { .. } => {
-            // A host that was never granted it (forced) says nothing about the rollout.
+            // A host that was never granted it (it was written by hand) says nothing about the rollout.
             let Some(grant) = grant else { return };
             let (verdict, reason) = match what {
                 HostEvent::Failed { reason } => (GrantState::Failed, reason),
@@ -401,7 +409,7 @@ fn tick(
         return;
     }
     if rollout.wave + 1 < rollout.tallies.len() {
-        if may_widen(policy, rollout, hosts, now) {
+        if may_widen(policy, rollout, behind, now) {
             rollout.wave += 1;
             rollout.wave_since = now;
             actions.push(Action::Tell(Note::WaveOpened {
@@ -416,7 +424,7 @@ fn tick(
 }
 
 /// The next wave needs time, and evidence from those before.
-fn may_widen(policy: &Policy, rollout: &Rollout, hosts: u64, now: Timestamp) -> bool {
+fn may_widen(policy: &Policy, rollout: &Rollout, behind: u64, now: Timestamp) -> bool {
     let length = policy.wave_length();
     if now < later(rollout.wave_since, length) {
         return false;
@@ -430,6 +438,8 @@ fn may_widen(policy: &Policy, rollout: &Rollout, hosts: u64, now: Timestamp) -> 
     if now >= later(rollout.wave_since, patience) {
         return true;
     }
-    let expected = hosts * u64::from(policy.share(rollout.wave)) / 100;
+    // Hosts that never needed it cannot say how it went.
+    let concerned = behind + total.good;
+    let expected = concerned * u64::from(policy.share(rollout.wave)) / 100;
     total.settled() >= u64::from(policy.halt.minimum_sample).min(expected / 2)
 }

@@ -644,3 +644,68 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn whoever_forces_it_is_not_held_up_but_counted() {
+    let cap = Some(Cap {
+        hosts: 1,
+        minutes: 60,
+    });
+    let policy = Policy {
+        cap,
+        ..Policy::staged(7.0)
+    };
+    let mut group = Group::new(policy, 1000);
+    let wave_of = |group: &Group, host: usize| {
+        let position = group.rollout.position(&host.to_string());
+        group.policy.wave_of(position)
+    };
+    let late = (0..1000).find(|host| wave_of(&group, *host) > 2).unwrap();
+    let early = (0..1000).find(|host| wave_of(&group, *host) == 0).unwrap();
+    assert!(group.asks(late).starts_with("its turn comes with wave "));
+    group.step(Event::Halt {
+        reason: "no network",
+    });
+    assert_eq!(group.host(late, HostEvent::Forces), "offer");
+    assert_eq!(group.host(late, HostEvent::Forces), "offer");
+    assert_eq!(
+        group.grants[late].unwrap().wave,
+        0,
+        "the newest that is open"
+    );
+    assert_eq!(group.rollout.total().granted, 1);
+    group.host(late, HostEvent::Good);
+    assert_eq!(group.rollout.total().good, 1);
+    group.step(Event::Resume);
+    let held = group.asks(early);
+    assert!(held.starts_with("enough hosts update now"), "{held}");
+}
+
+#[test]
+fn hosts_that_never_needed_it_are_not_waited_for() {
+    let mut group = Group::new(Policy::staged(7.0), 400);
+    let early = (0..400).find(|host: &usize| {
+        let position = group.rollout.position(&host.to_string());
+        group.policy.wave_of(position) <= 1
+    });
+    group.rollout.wave = 1;
+    let early = early.unwrap();
+    assert_eq!(group.asks(early), "offer");
+    group.host(early, HostEvent::Good);
+    let tick = |behind| Event::Tick {
+        hosts: 10_000,
+        behind,
+        canary: Canary::None,
+    };
+    group.now = group
+        .now
+        .checked_add(SignedDuration::from_hours(25))
+        .unwrap();
+    group.step(tick(9_999));
+    assert_eq!(
+        group.rollout.wave, 1,
+        "of so many more should have said how it went"
+    );
+    group.step(tick(39));
+    assert_eq!(group.rollout.wave, 2);
+}

@@ -137,28 +137,43 @@ pub(super) fn pointers(db: &Db) -> Result<BTreeMap<String, Option<Version>>, Api
     Ok(rows.into_iter().collect())
 }
 
-/// What the channels' TUF metadata names: channels, and digests of signed manifests.
+/// What the channels' TUF metadata names: channels, and digests of signed manifests. A channel that is
+/// empty is left out.
 pub(super) type Signed = BTreeMap<String, BTreeSet<Sha256>>;
 
-pub(super) fn signed(db: &Db) -> Result<Signed, ApiError> {
+/// The row that says that there is metadata, which may name nothing. No channel has this name, no manifest
+/// this digest, and older servers can read it.
+const METADATA: (&str, Sha256) = ("", Sha256([0; 32]));
+
+/// None: there is no metadata.
+pub(super) fn signed(db: &Db) -> Result<Option<Signed>, ApiError> {
     let rows = db.rows("SELECT channel, envelope FROM signed", &[], |row| {
         Ok((row.get::<String>(0)?, parsed::<Sha256>(row, 1)?))
     })?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
     let mut signed = Signed::new();
     for (channel, envelope) in rows {
-        signed.entry(channel).or_default().insert(envelope);
+        if channel != METADATA.0 {
+            signed.entry(channel).or_default().insert(envelope);
+        }
     }
-    Ok(signed)
+    Ok(Some(signed))
 }
 
 pub(super) fn set_signed(db: &Db, signed: &Signed) -> Result<(), ApiError> {
     db.execute("DELETE FROM signed", &[])?;
+    let add = |channel: &str, envelope: &Sha256| {
+        db.execute(
+            "INSERT INTO signed (channel, envelope) VALUES ($1, $2)",
+            params![channel, envelope.to_string()],
+        )
+    };
+    add(METADATA.0, &METADATA.1)?;
     for (channel, envelopes) in signed {
         for envelope in envelopes {
-            db.execute(
-                "INSERT INTO signed (channel, envelope) VALUES ($1, $2)",
-                params![channel.clone(), envelope.to_string()],
-            )?;
+            add(channel, envelope)?;
         }
     }
     Ok(())

@@ -11,6 +11,7 @@ use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use release::Version;
 use release::omaha::{self, AppRequest, AppResponse, EventMeaning, Offer, Package, UpdateCheck};
 use release::status::Health;
 
@@ -32,10 +33,14 @@ pub(super) async fn checkin(
 ) -> Result<Response, ApiError> {
     let request = read(&body)?;
     let now = (server.clock)();
-    let base = base_url(server.public_url.as_deref(), &headers)?;
+    // Those that carry the downloads come first; this server has everything.
+    let own = base_url(server.public_url.as_deref(), &headers)?;
+    let mut bases = server.mirrors.clone();
+    bases.retain(|mirror| *mirror != own);
+    bases.push(own);
     let mut apps = Vec::new();
     for app in request.apps.into_iter().take(MAX_APPS) {
-        apps.push(one(&server, Arc::new(app), &base, now).await?);
+        apps.push(one(&server, Arc::new(app), &bases, now).await?);
     }
     server.counters.answered();
     let response = omaha::Response {
@@ -91,7 +96,7 @@ fn seconds_of_day(now: Timestamp) -> u32 {
 async fn one(
     server: &Shared,
     app: Arc<AppRequest>,
-    base: &str,
+    bases: &[String],
     now: Timestamp,
 ) -> Result<AppResponse, ApiError> {
     let answer = |update_check| AppResponse {
@@ -115,17 +120,21 @@ async fn one(
         let chosen = plan.choose(
             plan.group(&app.track, None).map(|group| &**group),
             asking(&app, "", &[]),
-            None,
+            &[],
             now,
         );
-        return Ok(answer(app.update_check.then(|| check(&app, &chosen, base))));
+        return Ok(answer(
+            app.update_check.then(|| check(&app, &chosen, bases)),
+        ));
     };
     if app.events.is_empty() {
         let plan = server.database.plan();
         let known = server.database.known(id.clone()).await?;
         if let Some(chosen) = known.and_then(|known| quick(&known, &plan, &app, &id, now)) {
             server.pings.note(id, now);
-            return Ok(answer(app.update_check.then(|| check(&app, &chosen, base))));
+            return Ok(answer(
+                app.update_check.then(|| check(&app, &chosen, bases)),
+            ));
         }
     }
     let asks = Arc::clone(&app);
@@ -133,7 +142,7 @@ async fn one(
         .database
         .write_plan(move |db, plan| record(db, plan, &asks, &id, now))
         .await?;
-    Ok(answer(chosen.map(|chosen| check(&app, &chosen, base))))
+    Ok(answer(chosen.map(|chosen| check(&app, &chosen, bases))))
 }
 
 fn asking<'a>(app: &'a AppRequest, host: &'a str, failed: &'a [records::FailedKey]) -> Asking<'a> {
@@ -162,39 +171,65 @@ fn quick(
     }
     let group = plan.group(&app.track, known.assigned.as_deref());
     let group = group.map(|group| &**group);
-    let current = group.and_then(|group| plan.rollouts.get(&group.name));
-    let granted = known.grants.iter();
-    let grant = current.and_then(|current| {
-        let mut own = granted.filter(|(rollout, _)| *rollout == current.id);
-        own.next().map(|(_, grant)| grant)
-    });
-    if arrived(plan, group, app, grant) {
+    if arrived(plan, group, app, &known.grants).is_some() {
         return None;
     }
     let asking = asking(app, id, &known.failed);
-    let chosen = plan.choose(group, asking, grant, now);
-    let takes_turn = |chosen: &Chosen| matches!(chosen.turn, Turn::New { .. }) && !chosen.is_hop;
+    // The first host that is sent to a stop begins its rollout.
+    if let (Some(group), Ok(release)) = (group, plan.next(group, asking))
+        && plan
+            .rollout(&group.name, release.manifest.version())
+            .is_none()
+    {
+        return None;
+    }
+    let chosen = plan.choose(group, asking, &known.grants, now);
+    let takes_turn = |chosen: &Chosen| matches!(chosen.turn, Turn::New { .. });
     (!chosen.as_ref().is_ok_and(takes_turn)).then_some(chosen)
 }
 
-fn granted(
-    db: &Db,
-    plan: &Plan,
-    group: Option<&Group>,
-    id: &str,
-) -> Result<Option<Grant>, ApiError> {
-    match group.and_then(|group| plan.rollouts.get(&group.name)) {
-        Some(current) => records::grant(db, current.id, id),
-        None => Ok(None),
-    }
+/// Of the group's rollouts that this host has a turn in, and nothing became of it yet, the newest.
+fn under_way<'a>(
+    plan: &'a Plan,
+    group: &Group,
+    grants: &[(i64, Grant)],
+    mut which: impl FnMut(&Current) -> bool,
+) -> Option<&'a Arc<Current>> {
+    let open = |current: &Current| current.grant(grants).is_some_and(|it| it.expires.is_some());
+    let mut own = plan.rollouts_of(&group.name);
+    own.find(|current| open(current) && which(current))
 }
 
 /// It runs what it was granted and nothing is wrong with it, whether it said so or not.
-fn arrived(plan: &Plan, group: Option<&Group>, app: &AppRequest, grant: Option<&Grant>) -> bool {
+fn arrived<'a>(
+    plan: &'a Plan,
+    group: Option<&Group>,
+    app: &AppRequest,
+    grants: &[(i64, Grant)],
+) -> Option<&'a Arc<Current>> {
     let well = matches!(app.health, None | Some(Health::Healthy));
-    let current = group.and_then(|group| plan.rollouts.get(&group.name));
-    well && grant.is_some_and(|grant| grant.expires.is_some())
-        && current.is_some_and(|current| current.version.to_string() == app.version)
+    let runs = |current: &Current| current.version.to_string() == app.version;
+    let group = group.filter(|_| well)?;
+    under_way(plan, group, grants, runs)
+}
+
+/// The rollout that a host speaks of which does not say of what: the one that it takes part in, or
+/// that it was lost in, or that of its channel.
+fn meant<'a>(
+    plan: &'a Plan,
+    group: Option<&Group>,
+    app: &AppRequest,
+    grants: &[(i64, Grant)],
+) -> Option<&'a Arc<Current>> {
+    let group = group?;
+    let lost = |current: &Arc<Current>| {
+        let grant = current.grant(grants);
+        grant.is_some_and(|grant| grant.state == GrantState::Lost)
+    };
+    arrived(plan, Some(group), app, grants)
+        .or_else(|| under_way(plan, group, grants, |_| true))
+        .or_else(|| plan.rollouts_of(&group.name).find(|it| lost(it)))
+        .or_else(|| plan.main(&group.name))
 }
 
 /// Writes down what the host says, and what it gets.
@@ -205,16 +240,18 @@ fn record(
     id: &str,
     now: Timestamp,
 ) -> Result<Option<Choice>, ApiError> {
-    let group = records::seen(db, plan, id, app, now)?;
-    let group = group.as_deref();
-    let current = group
-        .and_then(|group| plan.rollouts.get(&group.name))
-        .cloned();
-    let grant = granted(db, plan, group, id)?;
+    let seen = records::seen(db, plan, id, app, now)?;
+    let group = seen.group.as_deref();
+    let mut grants = records::grants(db, id)?;
+    let current = meant(plan, group, app, &grants).cloned();
+    let current = current.as_deref();
+    let grant = current.and_then(|current| current.grant(&grants)).copied();
     for event in &app.events {
-        let (event, meaning) = understand(event, app, plan, current.as_deref(), grant.as_ref());
+        let (event, meaning) = understand(event, app, plan, current, grant.as_ref());
         let event = &event;
-        records::event(db, id, event, meaning, now)?;
+        if seen.other_version || !records::repeats(db, id, event, meaning)? {
+            records::event(db, id, event, meaning, now)?;
+        }
         match meaning {
             EventMeaning::Failed => failed(db, id, event, now)?,
             EventMeaning::Good => {
@@ -225,31 +262,50 @@ fn record(
             EventMeaning::FailuresCleared => records::forget_failures(db, id)?,
             _ => {}
         }
-        advance(db, plan, group, id, (event, meaning), now)?;
+        // Other clients do not say which version.
+        let version = event.version.as_ref();
+        let version = version.or(current.map(|current| &current.version));
+        if let (Some(group), Some(version)) = (group, version) {
+            advance(db, plan, group, version, id, (event, meaning), now)?;
+        }
     }
-    let grant = granted(db, plan, group, id)?;
-    if arrived(plan, group, app, grant.as_ref()) {
+    if !app.events.is_empty() {
+        grants = records::grants(db, id)?;
+    }
+    if let (Some(group), Some(current)) = (group, arrived(plan, group, app, &grants).cloned()) {
+        let grant = current.grant(&grants).copied();
         let what = HostEvent::Good;
-        let name = group.map(|group| group.name.clone()).unwrap_or_default();
-        plan.step(db, &name, Event::Host { id, grant, what }, now)?;
+        let event = Event::Host { id, grant, what };
+        plan.step(db, &group.name, &current.version, event, now)?;
+        grants = records::grants(db, id)?;
     }
     if !app.update_check {
         return Ok(None);
     }
     let failed = records::failed_releases(db, id)?;
-    let grant = granted(db, plan, group, id)?;
-    let chosen = plan.choose(group, asking(app, id, &failed), grant.as_ref(), now);
+    let asking = asking(app, id, &failed);
+    if let (Some(group), Ok(release)) = (group, plan.next(group, asking)) {
+        plan.begin(db, group, &release, now)?;
+    }
+    let chosen = plan.choose(group, asking, &grants, now);
     if let (
         Ok(Chosen {
             turn: Turn::New { .. },
-            is_hop: false,
-            ..
+            release,
         }),
         Some(group),
     ) = (&chosen, group)
     {
-        let what = HostEvent::Asks;
-        let actions = plan.step(db, &group.name, Event::Host { id, grant, what }, now)?;
+        let what = if app.force {
+            HostEvent::Forces
+        } else {
+            HostEvent::Asks
+        };
+        let version = release.manifest.version();
+        let current = plan.rollout(&group.name, version);
+        let grant = current.and_then(|current| current.grant(&grants)).copied();
+        let event = Event::Host { id, grant, what };
+        let actions = plan.step(db, &group.name, version, event, now)?;
         if let Some(Action::Hold(hold)) = actions.first() {
             return Ok(Some(Err(Wait::Hold(hold.clone()))));
         }
@@ -305,25 +361,17 @@ fn understand(
 fn advance(
     db: &Db,
     plan: &mut Plan,
-    group: Option<&Group>,
+    group: &Group,
+    version: &Version,
     id: &str,
     (event, meaning): (&omaha::Event, EventMeaning),
     now: Timestamp,
 ) -> Result<(), ApiError> {
-    let Some(group) = group else { return Ok(()) };
-    let Some(current) = plan.rollouts.get(&group.name) else {
+    let Some(current) = plan.rollout(&group.name, version) else {
         return Ok(());
     };
-    // Other clients do not say which version: then it is the one that they were granted last.
-    let other = event
-        .version
-        .as_ref()
-        .is_some_and(|version| *version != current.version);
-    let release = plan
-        .releases
-        .get(&current.version)
-        .map(|release| release.id);
-    if other || event.release.is_some_and(|id| Some(id) != release) {
+    let release = plan.releases.get(version).map(|release| release.id);
+    if event.release.is_some_and(|id| Some(id) != release) {
         return Ok(());
     }
     let code = format!("error code {}", event.error_code.unwrap_or(0));
@@ -337,13 +385,14 @@ fn advance(
         _ => return Ok(()),
     };
     let grant = records::grant(db, current.id, id)?;
-    plan.step(db, &group.name, Event::Host { id, grant, what }, now)?;
+    let event = Event::Host { id, grant, what };
+    plan.step(db, &group.name, version, event, now)?;
     Ok(())
 }
 
-fn check(app: &AppRequest, chosen: &Choice, base: &str) -> UpdateCheck {
+fn check(app: &AppRequest, chosen: &Choice, bases: &[String]) -> UpdateCheck {
     match chosen {
-        Ok(chosen) => UpdateCheck::Offer(offer(&chosen.release, base)),
+        Ok(chosen) => UpdateCheck::Offer(offer(&chosen.release, bases)),
         Err(wait) => {
             tracing::debug!(
                 host = app.machine_id,
@@ -372,7 +421,7 @@ fn failed(db: &Db, machine_id: &str, event: &omaha::Event, now: Timestamp) -> Re
     records::failure(db, machine_id, id, version, reason, now)
 }
 
-fn offer(release: &Published, base: &str) -> Offer {
+fn offer(release: &Published, bases: &[String]) -> Offer {
     let package = |file: &release::File, required| Package {
         name: file.name.clone(),
         size: file.size,
@@ -407,7 +456,10 @@ fn offer(release: &Published, base: &str) -> Offer {
     };
     let version = release.manifest.version();
     Offer {
-        codebases: vec![format!("{base}/releases/{version}/")],
+        codebases: bases
+            .iter()
+            .map(|base| format!("{base}/releases/{version}/"))
+            .collect(),
         version: version.clone(),
         packages,
     }

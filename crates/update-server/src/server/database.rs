@@ -187,8 +187,10 @@ fn begin(db: &Db) -> Result<(), DatabaseError> {
     if !db.is_shared() {
         return Ok(db.batch("BEGIN IMMEDIATE")?);
     }
-    // Any number, the same for all servers; the lock goes with the transaction.
-    let begun = db.batch("BEGIN; SELECT pg_advisory_xact_lock(7308055)");
+    // Any number, the same for all servers; the lock goes with the transaction. At any other level, which may be
+    // the default there, the transaction would see the tables as they were before it waited for the lock.
+    let begun =
+        db.batch("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(7308055)");
     begun.map_err(|error| {
         if error.is_locked() {
             DatabaseError::Locked

@@ -1,9 +1,11 @@
 //! `/api/v1` about groups, rollouts and single hosts.
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
+use release::Version;
+use serde::Deserialize;
 
 use super::error::ApiError;
 use super::ops::{self, By, Scope};
@@ -62,7 +64,7 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The newest rollout of every group
+/// The rollouts of every group: of what its channel points at, and of the stops on the way there
 #[utoipa::path(get, path = "/api/v1/rollouts", tag = "rollouts", responses((status = 200, body = [RolloutState])))]
 pub(super) async fn rollouts(
     State(server): State<Shared>,
@@ -70,32 +72,46 @@ pub(super) async fn rollouts(
 ) -> Result<Json<Vec<RolloutState>>, ApiError> {
     auth::viewer(&server, &headers).await?;
     let plan = server.database.plan();
-    let all = plan
-        .rollouts
-        .keys()
-        .filter_map(|group| ops::rollout(&plan, group));
-    Ok(Json(all.collect()))
+    Ok(Json(ops::rollouts(&plan)))
 }
 
 #[utoipa::path(post, path = "/api/v1/rollouts/{group}/pause", tag = "rollouts",
-    params(("group" = String, Path)), responses((status = 200, body = [RolloutState])), security(("token" = [])))]
+    params(("group" = String, Path), OneRelease), responses((status = 200, body = [RolloutState])), security(("token" = [])))]
 pub(super) async fn pause(
     State(server): State<Shared>,
     Path(group): Path<String>,
+    one: Result<Query<OneRelease>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Json<Vec<RolloutState>>, ApiError> {
-    pause_or_resume(&server, &headers, Scope::Group(group), true).await
+    pause_or_resume(&server, &headers, scope(group, one)?, true).await
 }
 
 /// Goes on, also after a halt: the verdicts so far are accepted
 #[utoipa::path(post, path = "/api/v1/rollouts/{group}/resume", tag = "rollouts",
-    params(("group" = String, Path)), responses((status = 200, body = [RolloutState])), security(("token" = [])))]
+    params(("group" = String, Path), OneRelease), responses((status = 200, body = [RolloutState])), security(("token" = [])))]
 pub(super) async fn resume(
     State(server): State<Shared>,
     Path(group): Path<String>,
+    one: Result<Query<OneRelease>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Json<Vec<RolloutState>>, ApiError> {
-    pause_or_resume(&server, &headers, Scope::Group(group), false).await
+    pause_or_resume(&server, &headers, scope(group, one)?, false).await
+}
+
+/// Without it all rollouts of the group are meant.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OneRelease {
+    #[param(value_type = Option<String>)]
+    version: Option<Version>,
+}
+
+fn scope(group: String, one: Result<Query<OneRelease>, QueryRejection>) -> Result<Scope, ApiError> {
+    let Query(one) = one.map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, e.body_text()))?;
+    Ok(match one.version {
+        Some(version) => Scope::Release(group, version),
+        None => Scope::Group(group),
+    })
 }
 
 /// Pauses every group on the channel

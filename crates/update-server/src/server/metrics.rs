@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 use jiff::Timestamp;
 
 use super::error::ApiError;
-use super::{Shared, auth, records};
+use super::{Shared, auth, records, tuf};
 
 #[derive(Default)]
 pub(super) struct Counters {
@@ -77,7 +77,7 @@ pub(super) async fn get(
         "gauge",
         "Hosts of a group's rollout by what became of it.",
     );
-    for (group, current) in &plan.rollouts {
+    for (group, current) in plan.all_rollouts() {
         let total = current.rollout.total();
         let version = current.version.to_string();
         let states = [
@@ -87,11 +87,7 @@ pub(super) async fn get(
             ("lost", total.lost),
         ];
         for (state, hosts) in states {
-            let labels = [
-                ("group", group.as_str()),
-                ("version", &version),
-                ("state", state),
-            ];
+            let labels = [("group", group), ("version", &version), ("state", state)];
             page.line("orlop_rollout_hosts", &labels, hosts);
         }
     }
@@ -100,15 +96,23 @@ pub(super) async fn get(
         "gauge",
         "1 for the status that a group's rollout has.",
     );
-    for (group, current) in &plan.rollouts {
+    for (group, current) in plan.all_rollouts() {
         let version = current.version.to_string();
         let status = current.rollout.status.as_str();
-        let labels = [
-            ("group", group.as_str()),
-            ("version", &version),
-            ("status", status),
-        ];
+        let labels = [("group", group), ("version", &version), ("status", status)];
         page.line("orlop_rollout_status", &labels, 1);
+    }
+    page.family(
+        "orlop_metadata_expires_timestamp_seconds",
+        "gauge",
+        "Until when hosts believe the TUF metadata of a role, in Unix time.",
+    );
+    for expiry in tuf::expiries(&server.artifacts).await? {
+        page.line(
+            "orlop_metadata_expires_timestamp_seconds",
+            &[("role", &expiry.role)],
+            u64::try_from(expiry.at.as_second()).unwrap_or(0),
+        );
     }
     Ok((
         [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],

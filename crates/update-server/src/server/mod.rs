@@ -68,6 +68,10 @@ pub struct Options {
     /// Base URL that hosts download from, if it is not the one they ask at
     #[arg(long, env = "ORLOP_SERVE_PUBLIC_URL", value_parser = base_url)]
     pub public_url: Option<String>,
+    /// Base URL of a mirror: what is below /releases/ here is there, too; may be given several times. Hosts
+    /// fetch from the first one that has what was signed, and from here if none has
+    #[arg(long, env = "ORLOP_SERVE_MIRRORS", value_name = "URL", value_delimiter = ',', value_parser = base_url)]
+    pub mirror: Vec<String>,
     /// Only who signs in sees the fleet; hosts are served as ever
     #[arg(long, env = "ORLOP_SERVE_REQUIRE_SIGN_IN")]
     pub require_sign_in: bool,
@@ -106,6 +110,7 @@ struct Server {
     /// Days without a word after which a host is forgotten.
     forget_after: Option<u16>,
     public_url: Option<String>,
+    mirrors: Vec<String>,
     clock: fn() -> Timestamp,
 }
 

@@ -7,7 +7,7 @@ use release::{Channel, Version};
 
 use super::catalog;
 use super::error::ApiError;
-use super::plan::{Group, Plan};
+use super::plan::{Current, Group, Plan};
 use super::records::{self, activity};
 use super::sql::{Db, params};
 use crate::api::{ChannelState, GroupState, Promote, RolloutState, SetGroup, WaveState};
@@ -107,12 +107,9 @@ pub(super) fn promotable(plan: &Plan, wanted: &Promote, to: &Channel) -> Result<
         )));
     }
     let halted = plan.groups.values().find(|group| {
-        let current = plan.rollouts.get(&group.name);
+        let current = plan.rollout(&group.name, &version);
         group.channel == from.as_str()
-            && current.is_some_and(|current| {
-                current.version == version
-                    && matches!(current.rollout.status, Status::Halted { .. })
-            })
+            && current.is_some_and(|it| matches!(it.rollout.status, Status::Halted { .. }))
     });
     if let Some(group) = halted {
         return Err(ApiError::new(
@@ -152,13 +149,13 @@ pub(super) fn withdraw(
     if let Some(reason) = reason {
         let reason = format!("the release was withdrawn: {reason}");
         let groups: Vec<String> = plan
-            .rollouts
-            .iter()
+            .all_rollouts()
             .filter(|(_, current)| current.version == *version)
-            .map(|(group, _)| group.clone())
+            .map(|(group, _)| group.to_owned())
             .collect();
         for group in groups {
-            plan.step(db, &group, Event::Halt { reason: &reason }, by.now)?;
+            let event = Event::Halt { reason: &reason };
+            plan.step(db, &group, version, event, by.now)?;
         }
     }
     plan.reload(db, by.now)
@@ -204,19 +201,21 @@ pub(super) fn set_group(
         .groups
         .get(name.as_str())
         .is_some_and(|before| before.policy != group.policy);
-    let before = plan.rollouts.get(name.as_str()).map(|current| current.id);
+    let before: Vec<i64> = plan.rollouts_of(name.as_str()).map(|it| it.id).collect();
     catalog::set_group(db, &group, by.now)?;
-    let detail = serde_json::to_string(&group.policy).unwrap_or_default();
+    let policy = group.policy.words().join("; ");
     by.note(
         db,
         "group set",
         &format!("group {name}"),
-        &format!("channel {}, {detail}", group.channel),
+        &format!("channel {}: {policy}", group.channel),
     )?;
     plan.reload(db, by.now)?;
     // A new rollout has its plan.
-    if other && before == plan.rollouts.get(name.as_str()).map(|current| current.id) {
-        plan.step(db, name.as_str(), Event::Replan, by.now)?;
+    if other {
+        step_all(db, plan, by, name.as_str(), &Event::Replan, |it| {
+            before.contains(&it.id)
+        })?;
     }
     let (theirs, values) = (
         "channel = $1 AND assigned IS NULL AND grp <> $1",
@@ -255,10 +254,26 @@ pub(super) fn remove_group(db: &Db, plan: &mut Plan, by: &By, name: &str) -> Res
         values,
     )?;
     if !plan.channels.contains_key(name) {
-        plan.step(db, name, Event::Supersede, by.now)?;
+        step_all(db, plan, by, name, &Event::Supersede, |_| true)?;
     }
     plan.reload(db, by.now)?;
-    plan.step(db, name, Event::Replan, by.now)?;
+    step_all(db, plan, by, name, &Event::Replan, |_| true)
+}
+
+/// Lets those rollouts of a group take a step.
+fn step_all(
+    db: &Db,
+    plan: &mut Plan,
+    by: &By,
+    group: &str,
+    event: &Event<'_>,
+    which: impl Fn(&Current) -> bool,
+) -> Result<(), ApiError> {
+    let own = plan.rollouts_of(group).filter(|current| which(current));
+    let versions: Vec<_> = own.map(|current| current.version.clone()).collect();
+    for version in versions {
+        plan.step(db, group, &version, event.clone(), by.now)?;
+    }
     Ok(())
 }
 
@@ -266,6 +281,8 @@ pub(super) fn remove_group(db: &Db, plan: &mut Plan, by: &By, name: &str) -> Res
 #[derive(Clone, Debug)]
 pub(super) enum Scope {
     Group(String),
+    /// Of one release in a group.
+    Release(String, Version),
     /// Every group on it.
     Channel(String),
 }
@@ -280,6 +297,10 @@ pub(super) fn pause_or_resume(
 ) -> Result<Vec<RolloutState>, ApiError> {
     let (groups, what): (Vec<String>, _) = match scope {
         Scope::Group(name) => (vec![name.clone()], format!("group {name}")),
+        Scope::Release(name, version) => (
+            vec![name.clone()],
+            format!("release {version} in group {name}"),
+        ),
         Scope::Channel(name) => {
             let on_it = plan.groups.values().filter(|group| group.channel == *name);
             (
@@ -288,22 +309,30 @@ pub(super) fn pause_or_resume(
             )
         }
     };
-    let running: Vec<String> = groups
-        .into_iter()
-        .filter(|group| plan.rollouts.contains_key(group))
-        .collect();
+    let is_meant = |current: &Current| match scope {
+        Scope::Release(_, version) => current.version == *version,
+        Scope::Group(_) | Scope::Channel(_) => true,
+    };
+    let own = |group: String| {
+        let meant = plan.rollouts_of(&group).filter(|it| is_meant(it));
+        let versions: Vec<_> = meant.map(|it| it.version.clone()).collect();
+        versions.into_iter().map(move |it| (group.clone(), it))
+    };
+    let running: Vec<(String, Version)> = groups.into_iter().flat_map(own).collect();
     if running.is_empty() {
         return Err(not_found(
             format!("{what} has no rollout"),
             "orlop fleet rollouts lists them",
         ));
     }
-    for group in &running {
-        let withdrawn = plan.rollouts.get(group).is_some_and(|current| {
-            let release = plan.releases.get(&current.version);
-            release.is_some_and(|release| release.withdrawn.is_some())
-        });
+    for (group, version) in &running {
+        let release = plan.releases.get(version);
+        let withdrawn = release.is_some_and(|release| release.withdrawn.is_some());
         if withdrawn && !pause {
+            // The others may go on without a stop.
+            if is_stop(plan, group, version) && !matches!(scope, Scope::Release(..)) {
+                continue;
+            }
             let what = format!("the release that group {group} would get was withdrawn");
             return Err(ApiError::new(StatusCode::CONFLICT, what)
                 .hint("allow it again first: orlop release restore VERSION"));
@@ -313,13 +342,19 @@ pub(super) fn pause_or_resume(
         } else {
             Event::Resume
         };
-        plan.step(db, group, event, by.now)?;
+        plan.step(db, group, version, event, by.now)?;
     }
     by.note(db, if pause { "paused" } else { "resumed" }, &what, "")?;
     Ok(running
         .iter()
-        .filter_map(|group| rollout(plan, group))
+        .filter_map(|(group, version)| state(plan, group, plan.rollout(group, version)?))
         .collect())
+}
+
+/// Is it on the way to what the group's channel points at?
+fn is_stop(plan: &Plan, group: &str, version: &Version) -> bool {
+    plan.main(group)
+        .is_some_and(|main| main.version != *version)
 }
 
 /// Puts a host into a group, or leaves it to the host.
@@ -362,20 +397,23 @@ pub(super) fn forget_host(
     why: &str,
 ) -> Result<(), ApiError> {
     // What it was granted must not wait for it forever.
-    let turns: Vec<(String, i64)> = plan
-        .rollouts
-        .iter()
-        .map(|(group, current)| (group.clone(), current.id))
+    let grants = records::grants(db, machine_id)?;
+    let turns: Vec<_> = plan
+        .all_rollouts()
+        .filter_map(|(group, current)| {
+            let grant = *current.grant(&grants)?;
+            Some((group.to_owned(), current.version.clone(), grant))
+        })
         .collect();
-    for (group, rollout) in turns {
-        let grant = records::grant(db, rollout, machine_id)?;
-        if let Some(grant) = grant.filter(|grant| grant.expires.is_some()) {
+    for (group, version, grant) in turns {
+        if grant.expires.is_some() {
             // Its time is over now.
             let expires = Some(by.now);
             let grant = Some(Grant { expires, ..grant });
             let what = HostEvent::Expired { heard: true };
             let id = machine_id;
-            plan.step(db, &group, Event::Host { id, grant, what }, by.now)?;
+            let event = Event::Host { id, grant, what };
+            plan.step(db, &group, &version, event, by.now)?;
         }
     }
     records::count_out(db, "machine_id = $1", params![machine_id])?;
@@ -393,8 +431,14 @@ pub(super) fn forget_host(
     by.note(db, "host forgotten", &format!("host {machine_id}"), why)
 }
 
-pub(super) fn rollout(plan: &Plan, group: &str) -> Option<RolloutState> {
-    let current = plan.rollouts.get(group)?;
+/// Every rollout: of each group first that of what its channel points at.
+pub(super) fn rollouts(plan: &Plan) -> Vec<RolloutState> {
+    plan.all_rollouts()
+        .filter_map(|(group, current)| state(plan, group, current))
+        .collect()
+}
+
+fn state(plan: &Plan, group: &str, current: &Current) -> Option<RolloutState> {
     let policy = &plan.groups.get(group)?.policy;
     let rollout = &current.rollout;
     let wave = |(number, tally): (usize, &crate::rollout::Tally)| WaveState {
@@ -406,6 +450,7 @@ pub(super) fn rollout(plan: &Plan, group: &str) -> Option<RolloutState> {
         id: current.id,
         group: group.into(),
         version: current.version.clone(),
+        stop: is_stop(plan, group, &current.version),
         status: rollout.status.as_str().into(),
         reason: match &rollout.status {
             Status::Paused { by, .. } => Some(format!("by {by}")),
@@ -436,7 +481,14 @@ pub(super) fn group(db: &Db, plan: &Plan, group: &Group) -> Result<GroupState, A
         policy: group.policy.clone(),
         own: group.own,
         hosts: hosts.iter().map(|(_, number)| number).sum(),
-        rollout: rollout(plan, &group.name),
+        rollout: plan
+            .main(&group.name)
+            .and_then(|main| state(plan, &group.name, main)),
+        stops: plan
+            .rollouts_of(&group.name)
+            .filter(|it| is_stop(plan, &group.name, &it.version))
+            .filter_map(|it| state(plan, &group.name, it))
+            .collect(),
     })
 }
 

@@ -21,11 +21,12 @@ use crate::rollout::{Action, Event, Grant, Hold, Note, Policy, Rollout, Status, 
 pub(super) struct Plan {
     pub(super) releases: BTreeMap<Version, Arc<Published>>,
     pub(super) channels: BTreeMap<String, Option<Version>>,
-    /// What hosts will believe of which channel; empty where there is no TUF metadata.
-    signed: Signed,
+    /// What hosts will believe of which channel; none where there is no TUF metadata.
+    signed: Option<Signed>,
     pub(super) groups: BTreeMap<String, Arc<Group>>,
-    /// By group.
-    pub(super) rollouts: BTreeMap<String, Arc<Current>>,
+    /// By group and release: of what its channel points at, and of each stop on the way there that
+    /// a host of the group came to need.
+    rollouts: BTreeMap<String, BTreeMap<Version, Arc<Current>>>,
     /// Rises with every change, whichever server makes it.
     pub(super) number: i64,
     /// Something is not saved yet.
@@ -42,13 +43,21 @@ pub(super) struct Group {
     pub(super) own: bool,
 }
 
-/// A group's rollout.
+/// A rollout of a group.
 #[derive(Clone, Debug)]
 pub(super) struct Current {
     pub(super) id: i64,
     pub(super) version: Version,
     pub(super) changed: Timestamp,
     pub(super) rollout: Rollout,
+}
+
+impl Current {
+    /// What of a host's grants is from this one.
+    pub(super) fn grant<'a>(&self, grants: &'a [(i64, Grant)]) -> Option<&'a Grant> {
+        let mut own = grants.iter().filter(|(rollout, _)| *rollout == self.id);
+        own.next().map(|(_, grant)| grant)
+    }
 }
 
 /// Why a host stays with what it runs.
@@ -71,8 +80,6 @@ impl std::fmt::Display for Wait {
 pub(super) struct Chosen {
     pub(super) release: Arc<Published>,
     pub(super) turn: Turn,
-    /// A stop on the way to what the channel points at.
-    pub(super) is_hop: bool,
 }
 
 impl Plan {
@@ -104,7 +111,7 @@ impl Plan {
             plan.groups.insert(group.name.clone(), Arc::new(group));
         }
         let sql = "SELECT grp, id, version, changed_at, state FROM rollouts \
-                   WHERE id IN (SELECT max(id) FROM rollouts GROUP BY grp)";
+                   WHERE status <> 'superseded' ORDER BY id";
         let rows = db.rows(sql, &[], |row| {
             let state: String = row.get(4)?;
             let current = Current {
@@ -116,9 +123,8 @@ impl Plan {
             Ok((row.get::<String>(0)?, current))
         })?;
         for (group, current) in rows {
-            let over = current.rollout.status == Status::Superseded;
-            if !over && plan.groups.contains_key(&group) {
-                plan.rollouts.insert(group, Arc::new(current));
+            if plan.groups.contains_key(&group) {
+                plan.put(&group, current);
             }
         }
         Ok(plan)
@@ -151,56 +157,120 @@ impl Plan {
         self.releases.get(version)
     }
 
-    /// What this host may have now. Changes nothing.
+    /// The rollout of a release in a group.
+    pub(super) fn rollout(&self, group: &str, version: &Version) -> Option<&Arc<Current>> {
+        self.rollouts.get(group)?.get(version)
+    }
+
+    /// The rollout of what the group's channel points at.
+    pub(super) fn main(&self, group: &str) -> Option<&Arc<Current>> {
+        let target = self.target(self.groups.get(group)?)?;
+        self.rollout(group, target.manifest.version())
+    }
+
+    /// A group's rollouts: first that of what its channel points at, then the stops on the way there,
+    /// the last one first.
+    pub(super) fn rollouts_of(&self, group: &str) -> impl Iterator<Item = &Arc<Current>> {
+        // Every stop is older than where it leads to.
+        let own = self.rollouts.get(group).into_iter();
+        own.flat_map(|own| own.values().rev())
+    }
+
+    /// Every rollout, with its group.
+    pub(super) fn all_rollouts(&self) -> impl Iterator<Item = (&str, &Arc<Current>)> {
+        let groups = self.rollouts.keys().map(String::as_str);
+        groups.flat_map(|group| self.rollouts_of(group).map(move |it| (group, it)))
+    }
+
+    fn put(&mut self, group: &str, current: Current) {
+        let version = current.version.clone();
+        let own = self.rollouts.entry(group.into()).or_default();
+        own.insert(version, Arc::new(current));
+    }
+
+    /// Would hosts of the channel believe it?
+    fn is_signed(&self, channel: &str, release: &Published) -> bool {
+        // Flatcar's hosts do not know our metadata.
+        release.manifest.is_flatcar()
+            || self.signed.as_ref().is_none_or(|signed| {
+                let named = signed.get(channel);
+                named.is_some_and(|named| named.contains(&release.envelope_sha256))
+            })
+    }
+
+    /// What brings this host nearer to what its channel points at, whether it is its turn or not.
+    pub(super) fn next(
+        &self,
+        group: Option<&Group>,
+        asking: Asking<'_>,
+    ) -> Result<Arc<Published>, Stay> {
+        let group = group.ok_or(Stay::NothingOnChannel)?;
+        let target = self.target(group).ok_or(Stay::NothingOnChannel)?;
+        let signed = |stop: &Published| self.is_signed(&group.channel, stop);
+        policy::choose(asking, target, &self.releases, &signed)
+    }
+
+    /// What this host may have now; `grants` are what rollouts gave it. Changes nothing.
     pub(super) fn choose(
         &self,
         group: Option<&Group>,
         asking: Asking<'_>,
-        grant: Option<&Grant>,
+        grants: &[(i64, Grant)],
         now: Timestamp,
     ) -> Result<Chosen, Wait> {
-        let nothing = || Wait::Stay(Stay::NothingOnChannel);
-        let group = group.ok_or_else(nothing)?;
-        let target = self.target(group).ok_or_else(nothing)?;
-        let signed = |stop: &Published| {
-            let named = self.signed.get(&group.channel);
-            // Flatcar's hosts do not know our metadata.
-            stop.manifest.is_flatcar()
-                || self.signed.is_empty()
-                || named.is_some_and(|named| named.contains(&stop.envelope_sha256))
+        let release = self.next(group, asking).map_err(Wait::Stay)?;
+        let Some(group) = group else {
+            return Err(Wait::Stay(Stay::NothingOnChannel));
         };
-        let release =
-            policy::choose(asking, target, &self.releases, &signed).map_err(Wait::Stay)?;
-        let is_hop = !Arc::ptr_eq(&release, target);
-        let turn = match self.rollouts.get(&group.name) {
-            // Who asks by hand does not wait for a turn, but a halted release stays halted.
-            // Whoever forces it does not wait for a turn.
-            Some(current) if !asking.force => current
-                .rollout
-                .turn(&group.policy, asking.host, grant, now)
-                .map_err(Wait::Hold)?,
-            _ => Turn::Standing,
+        let (fresh, grant);
+        let rollout = match self.rollout(&group.name, release.manifest.version()) {
+            Some(current) => {
+                grant = current.grant(grants);
+                &current.rollout
+            }
+            // As it will be once somebody needs that stop.
+            None => {
+                grant = None;
+                fresh = self.fresh(group, &release, now);
+                &fresh
+            }
         };
-        Ok(Chosen {
-            release,
-            turn,
-            is_hop,
-        })
+        let turn = if asking.force {
+            rollout.forced(&group.policy, asking.host, grant)
+        } else {
+            let turn = rollout.turn(&group.policy, asking.host, grant, now);
+            turn.map_err(Wait::Hold)?
+        };
+        Ok(Chosen { release, turn })
     }
 
-    /// Lets the rollout of a group take a step. Gives the actions, and tells the operator.
+    /// A rollout at its beginning. A pause and what the cap counts are the group's.
+    fn fresh(&self, group: &Group, release: &Published, now: Timestamp) -> Rollout {
+        let mut rollout = Rollout::new(&group.policy, &release.id.to_string(), now);
+        let mut others = self.rollouts_of(&group.name);
+        rollout.period = others.find_map(|other| other.rollout.period);
+        match self.main(&group.name).map(|main| &main.rollout.status) {
+            Some(Status::Paused { by, .. }) => {
+                step(&group.policy, rollout, Event::Pause { by }, now).rollout
+            }
+            _ => rollout,
+        }
+    }
+
+    /// Lets a rollout take a step. Gives the actions, and tells the operator.
     pub(super) fn step(
         &mut self,
         db: &Db,
         group: &str,
+        version: &Version,
         event: Event<'_>,
         now: Timestamp,
     ) -> Result<Vec<Action>, ApiError> {
-        let (Some(current), Some(about)) = (self.rollouts.get(group), self.groups.get(group))
+        let (Some(current), Some(about)) = (self.rollout(group, version), self.groups.get(group))
         else {
             return Ok(vec![]);
         };
-        let (id, version) = (current.id, current.version.clone());
+        let (id, period) = (current.id, current.rollout.period);
         let host = match &event {
             Event::Host { id, .. } => Some((*id).to_owned()),
             _ => None,
@@ -213,8 +283,15 @@ impl Plan {
                 changed: now,
                 rollout: result.rollout,
             };
-            self.rollouts.insert(group.into(), Arc::new(next));
+            let counted = (next.rollout.period != period).then_some(next.rollout.period);
+            self.put(group, next);
             self.changed = true;
+            // The cap is the group's, whichever release its hosts begin.
+            if let (Some(period), Some(own)) = (counted, self.rollouts.get_mut(group)) {
+                for other in own.values_mut().filter(|it| it.rollout.period != period) {
+                    Arc::make_mut(other).rollout.period = period;
+                }
+            }
         }
         let mut halted = None;
         for action in &result.actions {
@@ -238,7 +315,7 @@ impl Plan {
             }
         }
         if let Some(reason) = halted {
-            self.halt_elsewhere(db, group, &version, &reason, now)?;
+            self.halt_elsewhere(db, group, version, &reason, now)?;
         }
         Ok(result.actions)
     }
@@ -256,74 +333,109 @@ impl Plan {
             return Ok(());
         }
         let others: Vec<String> = self
-            .rollouts
-            .iter()
+            .all_rollouts()
             .filter(|(name, current)| *name != group && current.version == *version)
-            .map(|(name, _)| name.clone())
+            .map(|(name, _)| name.to_owned())
             .collect();
         let reason = halted_in(group, reason);
         for other in others {
-            self.step(db, &other, Event::Halt { reason: &reason }, now)?;
+            self.step(db, &other, version, Event::Halt { reason: &reason }, now)?;
         }
         Ok(())
     }
 
-    /// Every group whose channel points elsewhere than its rollout gets a new one.
+    /// The releases whose rollouts a group keeps. One that is left out now, because it was withdrawn
+    /// or hosts would not believe it, is among them: allowed again, it must not begin anew.
+    fn way(&self, group: &Group) -> Vec<Version> {
+        let Some(target) = self.target(group) else {
+            return vec![];
+        };
+        let usable =
+            |stop: &Published| stop.withdrawn.is_none() && self.is_signed(&group.channel, stop);
+        let was = |stop: &Published| {
+            usable(stop) || self.rollout(&group.name, stop.manifest.version()).is_some()
+        };
+        std::iter::once(target)
+            .chain(policy::stops(target, &self.releases, &usable))
+            .chain(policy::stops(target, &self.releases, &was))
+            .map(|release| release.manifest.version().clone())
+            .collect()
+    }
+
+    /// Ends the rollouts that lead nowhere any more, and begins one of what each channel points at.
     pub(super) fn reconcile(&mut self, db: &Db, now: Timestamp) -> Result<(), ApiError> {
         let groups: Vec<Arc<Group>> = self.groups.values().cloned().collect();
         for group in groups {
-            let target = self.target(&group).cloned();
-            let version = target.as_ref().map(|release| release.manifest.version());
-            if self
-                .rollouts
-                .get(&group.name)
-                .map(|current| &current.version)
-                == version
-            {
-                continue;
-            }
-            if self.rollouts.contains_key(&group.name) {
-                self.step(db, &group.name, Event::Supersede, now)?;
+            let way = self.way(&group);
+            let versions = self.rollouts_of(&group.name).map(|it| it.version.clone());
+            let over: Vec<_> = versions.filter(|version| !way.contains(version)).collect();
+            for version in over {
+                self.step(db, &group.name, &version, Event::Supersede, now)?;
                 self.save(db, None)?;
-                self.rollouts.remove(&group.name);
+                if let Some(own) = self.rollouts.get_mut(&group.name) {
+                    own.remove(&version);
+                }
             }
-            let Some(release) = target else { continue };
-            let halted = self.halted_on(&group.channel, release.manifest.version());
-            let rollout = Rollout::new(&group.policy, &release.id.to_string(), now);
-            let version = release.manifest.version();
-            let id = records::next_id(db, "rollouts")?;
-            let sql = "INSERT INTO rollouts (grp, channel, version, release_id, status, started_at, changed_at, state, id) \
-                       VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8)";
-            let values = params![
+            if let Some(target) = self.target(&group).cloned() {
+                self.begin(db, &group, &target, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins the rollout of a release in a group, if there is none yet.
+    pub(super) fn begin(
+        &mut self,
+        db: &Db,
+        group: &Group,
+        release: &Published,
+        now: Timestamp,
+    ) -> Result<(), ApiError> {
+        let version = release.manifest.version();
+        if self.rollout(&group.name, version).is_some() {
+            return Ok(());
+        }
+        let halted = self.halted_on(&group.channel, version);
+        let rollout = self.fresh(group, release, now);
+        let id = records::next_id(db, "rollouts")?;
+        let sql = "INSERT INTO rollouts (grp, channel, version, release_id, status, started_at, changed_at, state, id) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8)";
+        let values = params![
+            &group.name,
+            &group.channel,
+            version.to_string(),
+            release.id.to_string(),
+            rollout.status.as_str(),
+            now,
+            json(&rollout)?,
+            id,
+        ];
+        db.execute(sql, values)?;
+        self.changed = true;
+        let current = Current {
+            id,
+            version: version.clone(),
+            changed: now,
+            rollout,
+        };
+        self.put(&group.name, current);
+        if let Some(reason) = halted {
+            self.step(
+                db,
                 &group.name,
-                &group.channel,
-                version.to_string(),
-                release.id.to_string(),
-                rollout.status.as_str(),
+                version,
+                Event::Halt { reason: &reason },
                 now,
-                json(&rollout)?,
-                id,
-            ];
-            db.execute(sql, values)?;
-            self.changed = true;
-            let current = Current {
-                id,
-                version: version.clone(),
-                changed: now,
-                rollout,
-            };
-            self.rollouts.insert(group.name.clone(), Arc::new(current));
-            if let Some(reason) = halted {
-                self.step(db, &group.name, Event::Halt { reason: &reason }, now)?;
-            }
+            )?;
         }
         Ok(())
     }
 
     /// Why a release is not given to another group of the channel.
     fn halted_on(&self, channel: &str, version: &Version) -> Option<String> {
-        self.rollouts.iter().find_map(|(name, current)| {
-            let same = current.version == *version && self.groups.get(name)?.channel == channel;
+        self.rollouts.keys().find_map(|name| {
+            let current = self.rollout(name, version)?;
+            let same = self.groups.get(name)?.channel == channel;
             match &current.rollout.status {
                 Status::Halted { reason, .. } if same => Some(halted_in(name, reason)),
                 _ => None,
@@ -333,9 +445,9 @@ impl Plan {
 
     /// Writes the rollouts that are not as they were in `before`.
     pub(super) fn save(&mut self, db: &Db, before: Option<&Self>) -> Result<(), ApiError> {
-        for (group, current) in &self.rollouts {
+        for (group, current) in self.all_rollouts() {
             let same = before
-                .and_then(|before| before.rollouts.get(group))
+                .and_then(|before| before.rollout(group, &current.version))
                 .is_some_and(|before| Arc::ptr_eq(before, current));
             if same {
                 continue;

@@ -64,6 +64,7 @@ pub(super) fn choose(
     shelf: &BTreeMap<Version, Arc<Published>>,
     signed: &dyn Fn(&Published) -> bool,
 ) -> Result<Arc<Published>, Stay> {
+    let allowed = |release: &Published| release.withdrawn.is_none() && signed(release);
     let mut candidate = target;
     for _ in 0..MAX_HOPS {
         if candidate.withdrawn.is_some() {
@@ -74,19 +75,37 @@ pub(super) fn choose(
             Err(Stay::BelowFloor(floor)) => floor,
             Err(stay) => return Err(stay),
         };
-        let above = shelf.range(&floor..candidate.manifest.version());
-        let usable = |release: &&Arc<Published>| {
-            release.withdrawn.is_none()
-                && release.manifest.architecture() == target.manifest.architecture()
-                && release.manifest.is_flatcar() == target.manifest.is_flatcar()
-                && signed(release)
-        };
-        candidate = match above.map(|(_, release)| release).find(usable) {
-            Some(stop) => stop,
-            None => return Err(Stay::BelowFloor(floor)),
-        };
+        candidate = stop_before(candidate, shelf, &allowed).ok_or(Stay::BelowFloor(floor))?;
     }
     Err(Stay::NothingOnChannel)
+}
+
+/// Where hosts below the floor of a release go first.
+fn stop_before<'a>(
+    release: &Published,
+    shelf: &'a BTreeMap<Version, Arc<Published>>,
+    allowed: &dyn Fn(&Published) -> bool,
+) -> Option<&'a Arc<Published>> {
+    let (of, version) = (&release.manifest, release.manifest.version());
+    // A range must not end before it begins.
+    let floor = of.minimum_source_version().filter(|it| *it < version)?;
+    let suits = |stop: &&Arc<Published>| {
+        stop.manifest.architecture() == of.architecture()
+            && stop.manifest.is_flatcar() == of.is_flatcar()
+            && allowed(stop)
+    };
+    let above = shelf.range(floor..version);
+    above.map(|(_, stop)| stop).find(suits)
+}
+
+/// Every stop on the way to `target`, the last one first. They are the same for all hosts.
+pub(super) fn stops<'a>(
+    target: &'a Arc<Published>,
+    shelf: &'a BTreeMap<Version, Arc<Published>>,
+    allowed: &'a dyn Fn(&Published) -> bool,
+) -> impl Iterator<Item = &'a Arc<Published>> {
+    let before = move |release: &&'a Arc<Published>| stop_before(release, shelf, allowed);
+    std::iter::successors(before(&target), before).take(MAX_HOPS)
 }
 
 /// `candidate` is what the host's channel points at. `Ok` means: offer it.
@@ -321,6 +340,29 @@ mod tests {
     /// A shelf of releases `version` or `version>floor`, `!` before what was withdrawn, `?` before what
     /// the channel does not sign; the last is what the channel points at. Each host says what it is offered.
     fn check_hops(shelf: &[&str], running: &str, expect: &str) {
+        let (shelf, target) = shelved(shelf);
+        let asking = Asking {
+            host: "h",
+            version: running,
+            board: None,
+            failed: &[],
+            force: false,
+            orlop: true,
+        };
+        let got = match choose(asking, &target, &shelf, &is_signed) {
+            Ok(release) => release.manifest.version().to_string(),
+            Err(stay) => stay.to_string(),
+        };
+        assert_eq!(got, expect, "from {running}");
+    }
+
+    fn is_signed(stop: &Published) -> bool {
+        stop.envelope_sha256 == Sha256::of("envelope")
+    }
+
+    type Shelf = BTreeMap<Version, Arc<Published>>;
+
+    fn shelved(shelf: &[&str]) -> (Shelf, Arc<Published>) {
         let published = |text: &&str| {
             let (text, withdrawn) = match text.strip_prefix('!') {
                 Some(text) => (text, Some((jiff::Timestamp::UNIX_EPOCH, "bad".to_owned()))),
@@ -350,20 +392,27 @@ mod tests {
             .into_iter()
             .map(|release| (release.manifest.version().clone(), release))
             .collect();
-        let asking = Asking {
-            host: "h",
-            version: running,
-            board: None,
-            failed: &[],
-            force: false,
-            orlop: true,
-        };
-        let signed = |stop: &Published| stop.envelope_sha256 == Sha256::of("envelope");
-        let got = match choose(asking, &target, &shelf, &signed) {
-            Ok(release) => release.manifest.version().to_string(),
-            Err(stay) => stay.to_string(),
-        };
-        assert_eq!(got, expect, "from {running}");
+        (shelf, target)
+    }
+
+    fn check_stops(shelf: &[&str], expect: &[&str]) {
+        let (shelf, target) = shelved(shelf);
+        let allowed = |stop: &Published| stop.withdrawn.is_none() && is_signed(stop);
+        let got: Vec<_> = stops(&target, &shelf, &allowed)
+            .map(|stop| stop.manifest.version().to_string())
+            .collect();
+        assert_eq!(got, expect, "on the way to {:?}", target.manifest.version());
+    }
+
+    #[test]
+    fn stops_are_the_same_whoever_asks() {
+        check_stops(&["2", "3", "4>3", "5", "6>4"], &["4", "3"]);
+        check_stops(&["2", "!3", "3.1", "4>3", "?5", "6>5"], &[]);
+        check_stops(&["2", "!3", "3.1", "4>3", "6>4"], &["4", "3.1"]);
+        check_stops(&["2", "3"], &[]);
+        // A release above itself would be a mistake of whoever built it.
+        check_stops(&["2", "3>4"], &[]);
+        check_stops(&["2", "3>3"], &[]);
     }
 
     #[test]

@@ -23,6 +23,10 @@ const KEEP_HISTORY_DAYS: i64 = 90;
 
 const PINGS_AT_ONCE: usize = 100;
 
+/// No text of that kind is longer, in letters.
+const VERSION: usize = 64;
+const REASON: usize = 4000;
+
 /// The id, if it can be one: /etc/machine-id has 32 digits, others have UUIDs.
 pub(super) fn machine_id(text: &str) -> Option<&str> {
     let text = text.trim_matches(['{', '}']);
@@ -67,7 +71,7 @@ impl Said {
     fn new(app: &AppRequest) -> Self {
         Self {
             hostname: clip_if(app.hostname.as_ref(), 253),
-            version: clip(&app.version, 64),
+            version: clip(&app.version, VERSION),
             slot: app.slot.map(|slot| slot.to_string()),
             channel: clip(&app.track, 64),
             health: app.health.map(|health| health.as_str().to_owned()),
@@ -159,14 +163,21 @@ pub(super) fn known(db: &Db, ids: &[&str]) -> Result<KnownHosts, SqlError> {
     Ok(hosts)
 }
 
-/// Records that a host is there, and gives its group. What it leaves out stays as it was.
+/// A host that was recorded.
+pub(super) struct Seen {
+    pub(super) group: Option<Arc<Group>>,
+    /// It runs another version than before, or is new here.
+    pub(super) other_version: bool,
+}
+
+/// Records that a host is there. What it leaves out stays as it was.
 pub(super) fn seen(
     db: &Db,
     plan: &Plan,
     machine_id: &str,
     app: &AppRequest,
     now: Timestamp,
-) -> Result<Option<Arc<Group>>, ApiError> {
+) -> Result<Seen, ApiError> {
     let sql = "SELECT assigned, grp, channel, version, coalesce(health, '') \
                FROM hosts WHERE machine_id = $1";
     let before = db.row(sql, params![machine_id], |row| {
@@ -228,7 +239,11 @@ pub(super) fn seen(
         }
         after.count(db, 1)?;
     }
-    Ok(group)
+    let other = |before: &Counted| before.version != after.version;
+    Ok(Seen {
+        other_version: before.as_ref().is_none_or(other),
+        group,
+    })
 }
 
 /// What hosts are counted by.
@@ -335,6 +350,14 @@ pub(super) fn grant(db: &Db, rollout: i64, machine_id: &str) -> Result<Option<Gr
     Ok(db.row(sql, params![rollout, machine_id], |row| read_grant(row, 0))?)
 }
 
+/// What rollouts gave a host.
+pub(super) fn grants(db: &Db, machine_id: &str) -> Result<Vec<(i64, Grant)>, ApiError> {
+    let sql = "SELECT rollout, wave, state, expires_at FROM grants WHERE machine_id = $1";
+    Ok(db.rows(sql, params![machine_id], |row| {
+        Ok((row.get(0)?, read_grant(row, 1)?))
+    })?)
+}
+
 fn read_grant(row: &Row, first: usize) -> Result<Grant, SqlError> {
     let state: String = row.get(first + 1)?;
     Ok(Grant {
@@ -411,6 +434,36 @@ pub(super) fn next_id(db: &Db, table: &'static str) -> Result<i64, ApiError> {
     Ok(db.value(&sql, &[])?)
 }
 
+/// Whether an event says nothing that the host's last one did not say. A host repeats itself without end where
+/// update_engine does: it reports its success with every check, and only the first time what it ran before.
+pub(super) fn repeats(
+    db: &Db,
+    machine_id: &str,
+    event: &omaha::Event,
+    meaning: EventMeaning,
+) -> Result<bool, ApiError> {
+    type About = (String, Option<String>, Option<i64>, Option<String>);
+    let sql = "SELECT event_type, event_result, meaning, version, error_code, reason, previous_version \
+               FROM events WHERE machine_id = $1 ORDER BY id DESC LIMIT 1";
+    let last = db.row(sql, params![machine_id], |row| {
+        let numbers: (u32, u32) = (row.get(0)?, row.get(1)?);
+        let about: About = (row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?);
+        Ok((numbers, about, row.get::<Option<String>>(6)?))
+    })?;
+    let about: About = (
+        meaning.as_str().to_owned(),
+        event.version.as_ref().map(Version::to_string),
+        event.error_code,
+        clip_if(event.reason.as_ref(), REASON),
+    );
+    let previous = clip_if(event.previous_version.as_ref(), VERSION);
+    Ok(last.is_some_and(|(numbers, last, last_previous)| {
+        numbers == (event.event_type, event.event_result)
+            && last == about
+            && (previous.as_ref().is_none_or(String::is_empty) || previous == last_previous)
+    }))
+}
+
 pub(super) fn event(
     db: &Db,
     machine_id: &str,
@@ -428,9 +481,9 @@ pub(super) fn event(
         event.event_result,
         meaning.as_str(),
         event.version.as_ref().map(Version::to_string),
-        clip_if(event.previous_version.as_ref(), 64),
+        clip_if(event.previous_version.as_ref(), VERSION),
         event.error_code,
-        clip_if(event.reason.as_ref(), 4000),
+        clip_if(event.reason.as_ref(), REASON),
         next_id(db, "events")?,
     ];
     db.execute(sql, values)?;
@@ -529,8 +582,8 @@ pub(super) fn failure(
         machine_id,
         release.map(|id| id.to_string()).unwrap_or_default(),
         version.to_string(),
-        clip(reason, 4000),
-        clip(reason.lines().next().unwrap_or_default(), 4000),
+        clip(reason, REASON),
+        clip(reason.lines().next().unwrap_or_default(), REASON),
         now,
     ];
     db.execute(sql, values)?;
@@ -706,11 +759,8 @@ pub(super) fn hosts(
             orlop: host.slot.is_some() || host.health.is_some(),
         };
         let group = plan.group(&host.channel, host.assigned.as_deref());
-        let grant = match group.and_then(|group| plan.rollouts.get(&group.name)) {
-            Some(current) => grant(db, current.id, &host.machine_id)?,
-            None => None,
-        };
-        let choice = plan.choose(group.map(|group| &**group), asking, grant.as_ref(), now);
+        let grants = grants(db, &host.machine_id)?;
+        let choice = plan.choose(group.map(|group| &**group), asking, &grants, now);
         (host.available, host.waits) = match choice {
             Ok(chosen) => (Some(chosen.release.manifest.version().clone()), None),
             Err(wait) => (None, Some(wait.to_string())),

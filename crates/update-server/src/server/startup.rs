@@ -138,6 +138,7 @@ pub(super) fn open(options: &Options, runtime: &Handle) -> Result<(Server, DataL
         counters: Default::default(),
         forget_after: options.forget_after,
         public_url: options.public_url.clone(),
+        mirrors: options.mirror.clone(),
         publishing: tokio::sync::Mutex::new(()),
         clock: Timestamp::now,
     };

@@ -1,15 +1,16 @@
 //! What happens by itself: waves open, grants expire, pings are written down, the past is tidied.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use release::Version;
 
 use super::database::Database;
 use super::error::ApiError;
 use super::ops::{self, By};
-use super::plan::{Group, Plan};
+use super::plan::{Current, Group, Plan};
 use super::sql::Db;
 use super::{Shared, records};
 use crate::rollout::{Canary, Event, HostEvent, Status};
@@ -136,55 +137,51 @@ fn tick(db: &Db, plan: &mut Plan, now: Timestamp) -> Result<(), ApiError> {
     records::fold_census(db)?;
     let groups: Vec<_> = plan.groups.values().cloned().collect();
     for group in groups {
-        let Some(current) = plan.rollouts.get(&group.name) else {
-            continue;
+        let goes_on = |current: &&Arc<Current>| {
+            let status = &current.rollout.status;
+            matches!(status, Status::AwaitingCanary | Status::Active)
         };
-        if !matches!(
-            current.rollout.status,
-            Status::AwaitingCanary | Status::Active
-        ) {
+        let own = plan.rollouts_of(&group.name).filter(goes_on);
+        let own: Vec<Version> = own.map(|current| current.version.clone()).collect();
+        if own.is_empty() {
             continue;
         }
-        let (mut hosts, mut behind) = (0, 0);
-        for (version, number) in records::census(db, &group.name)? {
-            hosts += number;
-            let older = version
-                .parse()
-                .is_ok_and(|version: release::Version| version < current.version);
-            behind += if older { number } else { 0 };
+        let census = records::census(db, &group.name)?;
+        for version in own {
+            let event = Event::Tick {
+                hosts: census.iter().map(|(_, hosts)| hosts).sum(),
+                behind: older(&census, &version),
+                canary: canary(db, plan, &group, &version)?,
+            };
+            plan.step(db, &group.name, &version, event, now)?;
         }
-        let canary = canary(plan, &group);
-        plan.step(
-            db,
-            &group.name,
-            Event::Tick {
-                hosts,
-                behind,
-                canary,
-            },
-            now,
-        )?;
     }
     Ok(())
+}
+
+/// How many hosts of a census run something older.
+fn older(census: &[(String, u64)], than: &Version) -> u64 {
+    let older = |text: &str| text.parse().is_ok_and(|version: Version| version < *than);
+    let hosts = census.iter().filter(|(version, _)| older(version));
+    hosts.map(|(_, hosts)| hosts).sum()
 }
 
 /// Something becomes of every grant.
 fn expire(db: &Db, plan: &mut Plan, now: Timestamp) -> Result<(), ApiError> {
     let limit = u32::try_from(AT_ONCE).unwrap_or(u32::MAX);
     for due in records::due_grants(db, now, limit)? {
-        let group = plan
-            .rollouts
-            .iter()
+        let of = plan
+            .all_rollouts()
             .find(|(_, current)| current.id == due.rollout)
-            .map(|(group, _)| group.clone());
-        match group {
-            Some(group) => {
+            .map(|(group, current)| (group.to_owned(), current.version.clone()));
+        match of {
+            Some((group, version)) => {
                 let event = Event::Host {
                     id: &due.machine_id,
                     grant: Some(due.grant),
                     what: HostEvent::Expired { heard: due.heard },
                 };
-                plan.step(db, &group, event, now)?;
+                plan.step(db, &group, &version, event, now)?;
             }
             // Of a rollout that is over nothing is to be learned.
             None => {
@@ -199,27 +196,24 @@ fn expire(db: &Db, plan: &mut Plan, now: Timestamp) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// How the group that goes first does.
-fn canary(plan: &Plan, group: &Group) -> Canary {
-    let Some(name) = &group.policy.canary else {
-        return Canary::None;
+/// How the group that goes first does with a release.
+fn canary(db: &Db, plan: &Plan, group: &Group, version: &Version) -> Result<Canary, ApiError> {
+    let canary = group.policy.canary.as_ref();
+    let Some(canary) = canary.and_then(|name| plan.groups.get(name)) else {
+        return Ok(Canary::None);
     };
-    let (Some(first), Some(own)) = (plan.rollouts.get(name), plan.rollouts.get(&group.name)) else {
-        return if plan.groups.contains_key(name) {
-            Canary::Running
-        } else {
-            Canary::None
-        };
-    };
-    let well = plan
-        .groups
-        .get(name)
-        .is_some_and(|group| first.rollout.went_well(&group.policy));
-    if well && first.version == own.version {
-        Canary::Passed
-    } else {
-        Canary::Running
+    let first = plan.rollout(&canary.name, version);
+    if first.is_some_and(|first| first.rollout.went_well(&canary.policy)) {
+        return Ok(Canary::Passed);
     }
+    // A stop that no host of it needs says nothing, however long one waits.
+    let main = plan.main(&group.name);
+    let is_stop = main.is_some_and(|main| main.version != *version);
+    let untouched = first.is_none_or(|first| first.rollout.total().granted == 0);
+    if is_stop && untouched && older(&records::census(db, &canary.name)?, version) == 0 {
+        return Ok(Canary::None);
+    }
+    Ok(Canary::Running)
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! `/releases/tuf/…`: the publisher's TUF metadata, as it was sent. Hosts believe its signatures, not
 //! us; what is checked here keeps an operator from harm only.
 
+use std::collections::BTreeSet;
+
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
@@ -74,7 +76,8 @@ pub(super) async fn put(
     })?;
     let _one_at_a_time = server.publishing.lock().await;
     let there = server.artifacts.read(&place).await?.unwrap_or_default();
-    if there == body {
+    // A timestamp counts when the database knows what it names; a server may have died between the two.
+    if there == body && name != TIMESTAMP {
         return Ok(StatusCode::NO_CONTENT);
     }
     let conflict =
@@ -101,7 +104,7 @@ pub(super) async fn put(
         server
             .database
             .write_plan(move |db, plan| {
-                if catalog::signed(db)? == signed {
+                if catalog::signed(db)?.as_ref() == Some(&signed) {
                     return Ok(());
                 }
                 catalog::set_signed(db, &signed)?;
@@ -134,9 +137,71 @@ async fn named(artifacts: &Artifacts, timestamp: &[u8]) -> Result<Signed, ApiErr
         let targets = targets.and_then(|bytes| signed_part::<tuf::Targets>(&bytes));
         let targets = targets.map(|targets| targets.targets).unwrap_or_default();
         let digests = targets.into_values().map(|target| target.hashes.sha256);
-        signed.insert(channel.to_owned(), digests.collect());
+        let digests: BTreeSet<_> = digests.collect();
+        if !digests.is_empty() {
+            signed.insert(channel.to_owned(), digests);
+        }
     }
     Ok(signed)
+}
+
+/// Until when the metadata of a role is believed.
+pub(super) struct Expiry {
+    pub(super) role: String,
+    pub(super) at: jiff::Timestamp,
+}
+
+/// Of the timestamp alone, which is renewed most often. None: there is no metadata.
+pub(super) async fn timestamp_expires(
+    artifacts: &Artifacts,
+) -> Result<Option<jiff::Timestamp>, ApiError> {
+    let bytes = artifacts.read(&format!("tuf/{TIMESTAMP}")).await?;
+    let timestamp = bytes.and_then(|bytes| signed_part::<tuf::Timestamp>(&bytes));
+    Ok(timestamp.map(|timestamp| timestamp.expires))
+}
+
+/// Of every role that hosts need, as far as its file is here.
+pub(super) async fn expiries(artifacts: &Artifacts) -> Result<Vec<Expiry>, ApiError> {
+    let mut found = Vec::new();
+    let mut add = |role: &str, at: jiff::Timestamp| {
+        let role = role.to_owned();
+        found.push(Expiry { role, at });
+    };
+    let Some(bytes) = artifacts.read(&format!("tuf/{TIMESTAMP}")).await? else {
+        return Ok(found);
+    };
+    let mut root = None;
+    for number in 1.. {
+        let file = format!("tuf/{number}.root.json");
+        let Some(bytes) = artifacts.read(&file).await? else {
+            break;
+        };
+        root = signed_part::<tuf::Root>(&bytes);
+    }
+    if let Some(root) = root {
+        add("root", root.expires);
+    }
+    let Some(timestamp) = signed_part::<tuf::Timestamp>(&bytes) else {
+        return Ok(found);
+    };
+    add("timestamp", timestamp.expires);
+    let Some(meta) = timestamp.meta.get("snapshot.json") else {
+        return Ok(found);
+    };
+    let file = format!("tuf/{}.snapshot.json", meta.version);
+    let snapshot = artifacts.read(&file).await?;
+    let Some(snapshot) = snapshot.and_then(|bytes| signed_part::<tuf::Snapshot>(&bytes)) else {
+        return Ok(found);
+    };
+    add("snapshot", snapshot.expires);
+    for (name, meta) in snapshot.meta {
+        let file = format!("tuf/{}.{name}", meta.version);
+        let targets = artifacts.read(&file).await?;
+        if let Some(targets) = targets.and_then(|bytes| signed_part::<tuf::Targets>(&bytes)) {
+            add(name.trim_end_matches(".json"), targets.expires);
+        }
+    }
+    Ok(found)
 }
 
 fn signed_part<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {

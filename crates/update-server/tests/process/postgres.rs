@@ -13,11 +13,17 @@ use crate::support::{Lab, Running, TestHost, version};
 pub(crate) struct Cluster {
     programs: PathBuf,
     dir: tempfile::TempDir,
+    settings: &'static [&'static str],
     child: Option<Child>,
 }
 
 impl Cluster {
     pub(crate) fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// With settings that differ from those of PostgreSQL.
+    fn with(settings: &'static [&'static str]) -> Self {
         let mut versions: Vec<_> = std::fs::read_dir("/usr/lib/postgresql")
             .unwrap_or_else(|e| panic!("{e}: Debian's package postgresql is not installed"))
             .map(|entry| entry.unwrap().path())
@@ -28,6 +34,7 @@ impl Cluster {
         let mut cluster = Self {
             programs,
             dir,
+            settings,
             child: None,
         };
         if is_root() {
@@ -77,6 +84,7 @@ impl Cluster {
             .arg("-k")
             .arg(self.dir.path())
             .args(["-c", "listen_addresses=", "-c", "fsync=off"])
+            .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -175,38 +183,8 @@ fn two_servers_are_one() {
         "/api/v1/groups/stable",
         r#"{"channel": "stable", "policy": {}}"#,
     );
-    std::thread::scope(|scope| {
-        for server in [&one, &two] {
-            scope.spawn(move || {
-                for number in 0..40 {
-                    let name = format!("{}-{number}", server.address);
-                    let mut host = TestHost::new(server, &name, "1");
-                    assert_eq!(host.offered(), "2");
-                    host.runs("2");
-                    assert_eq!(host.offered(), "-");
-                }
-            });
-        }
-    });
+    hosts_arrive([&one, &two], 40);
     for server in [&one, &two] {
-        eventually("the tally is whole", || {
-            let rollouts = server.request("GET", "/api/v1/rollouts", &[], b"").1;
-            let rollouts: serde_json::Value = serde_json::from_slice(&rollouts).unwrap();
-            let stable = rollouts
-                .as_array()
-                .unwrap()
-                .iter()
-                .find(|rollout| rollout["group"] == "stable")
-                .unwrap();
-            let good = |wave: &serde_json::Value| wave["good"].as_u64().unwrap_or(0);
-            stable["waves"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(good)
-                .sum::<u64>()
-                == 80
-        });
         let overview = server.request("GET", "/api/v1/overview", &[], b"").1;
         let overview: serde_json::Value = serde_json::from_slice(&overview).unwrap();
         assert_eq!(
@@ -261,14 +239,91 @@ fn two_servers_are_one() {
     // A restart while nothing is asked is noticed by nobody, whichever connection is next.
     cluster.stop();
     cluster.start();
-    std::thread::sleep(std::time::Duration::from_millis(1200));
+    std::thread::sleep(Duration::from_millis(1200));
     for server in [&one, &two] {
-        for _ in 0..8 {
-            let (status, body) = server.request("GET", "/api/v1/hosts", &[], b"");
-            assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
-        }
+        all_goes_well(server);
     }
     assert!(Path::new(&lab.path("releases/2/usr.erofs.zst")).exists());
+}
+
+/// At both servers at once, so many at each: all of them count.
+fn hosts_arrive(servers: [&Running; 2], number: u64) {
+    std::thread::scope(|scope| {
+        for server in servers {
+            scope.spawn(move || {
+                for number in 0..number {
+                    let name = format!("{}-{number}", server.address);
+                    let mut host = TestHost::new(server, &name, "1");
+                    assert_eq!(host.offered(), "2");
+                    host.runs("2");
+                    assert_eq!(host.offered(), "-");
+                }
+            });
+        }
+    });
+    for server in servers {
+        eventually("the tally is whole", || {
+            let rollouts = server.client().rollouts().unwrap();
+            let stable = rollouts.iter().find(|it| it.group == "stable").unwrap();
+            let good = stable.waves.iter().map(|wave| wave.tally.good);
+            good.sum::<u64>() == 2 * number
+        });
+    }
+}
+
+/// An administrator may have made transactions stricter: what another server committed while one waited for its
+/// turn has to be seen all the same.
+#[test]
+fn a_stricter_default_of_postgresql_changes_nothing() {
+    let lab = Lab::new();
+    let cluster = Cluster::with(&["default_transaction_isolation=repeatable read"]);
+    let [one, two] = pair(&lab, &cluster);
+    one.publish(&lab.release("2"));
+    eventually("the other server knows the release", || {
+        TestHost::new(&two, "node1", "1").offered() == "2"
+    });
+    hosts_arrive([&one, &two], 20);
+}
+
+/// Every connection is asked for something, and none is a lost one.
+fn all_goes_well(server: &Running) {
+    let good = |method: &str, path: &str, body: &[u8]| {
+        let json = [("content-type", "application/json")];
+        let (status, answer) = server.request(method, path, &json, body);
+        let answer = String::from_utf8_lossy(&answer);
+        assert_eq!(status, 200, "{method} {path}: {answer}");
+    };
+    // Hosts with nothing new to say, which two connections look up.
+    let host = TestHost::new(server, "node1", "1");
+    for _ in 0..4 {
+        host.check();
+    }
+    // Four for pages.
+    for _ in 0..8 {
+        good("GET", "/api/v1/hosts", b"");
+    }
+    // And the one that writes.
+    let group = br#"{"channel": "stable", "policy": {}}"#;
+    good("PUT", "/api/v1/groups/stable", group);
+}
+
+/// PostgreSQL throws out who says nothing for a while, as a firewall in between does.
+#[test]
+fn connections_that_were_cut_while_idle_are_made_again() {
+    let (lab, cluster) = (Lab::new(), Cluster::with(&["idle_session_timeout=1500"]));
+    let server = lab.start_with(&["--database", &cluster.url()]);
+    server.publish(&lab.release("2"));
+    all_goes_well(&server);
+    for _ in 0..2 {
+        let log = || std::fs::read_to_string(cluster.dir.path().join("log")).unwrap();
+        let cut = || log().matches("idle-session timeout").count();
+        let before = cut();
+        // Two for check-ins, four for pages. The one that writes has its own work now and then.
+        eventually("idle connections are cut", || cut() >= before + 6);
+        all_goes_well(&server);
+    }
+    let said = std::fs::read_to_string(lab.path("log")).unwrap();
+    assert!(!said.contains("ERROR"), "{said}");
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! What can be published, and what is refused.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use release::omaha::UpdateCheck;
-use release::{Channel, MANIFEST_FILE, Sha256, keys};
+use release::tuf::sign::{SignError, seal};
+use release::{Channel, MANIFEST_FILE, Sha256, keys, tuf};
 use update_server::client::{ClientError, Server};
 
 use crate::support::{Lab, TestHost, version};
@@ -252,7 +254,7 @@ fn a_truncated_upload_leaves_nothing() {
             .map(|e| e.unwrap().file_name().into_string().unwrap())
             .collect::<Vec<_>>()
     };
-    for _ in 0..100 {
+    for _ in 0..3000 {
         if names() == [MANIFEST_FILE] {
             break;
         }
@@ -338,6 +340,30 @@ fn hosts_download_from_the_public_url() {
     );
 }
 
+#[test]
+fn mirrors_are_named_before_the_server_itself() {
+    let lab = Lab::new();
+    let server = lab.start_with(&[
+        "--mirror",
+        "https://cdn.example/",
+        "--mirror",
+        "http://near.example:80/orlop,http://far.example",
+    ]);
+    server.publish(&lab.release("2"));
+    let UpdateCheck::Offer(offer) = TestHost::new(&server, "node1", "1").check() else {
+        panic!("no offer")
+    };
+    assert_eq!(
+        offer.codebases,
+        [
+            "https://cdn.example/releases/2/".to_owned(),
+            "http://near.example:80/orlop/releases/2/".to_owned(),
+            "http://far.example/releases/2/".to_owned(),
+            server.url("/releases/2/"),
+        ]
+    );
+}
+
 /// Metadata is served as it was sent, and never goes back or over to another publisher.
 #[test]
 fn tuf_metadata_only_goes_forward() {
@@ -377,4 +403,57 @@ fn tuf_metadata_only_goes_forward() {
         .unwrap();
     let body = answer.body_mut().read_to_string().unwrap();
     assert_eq!(body, "{\"signed\":{\"version\":2}}");
+}
+
+/// The file came first and the server died: who sends it again is not told that all is well when it is not.
+#[test]
+fn a_timestamp_that_was_only_kept_counts_when_it_is_sent_again() {
+    let lab = Lab::new();
+    let server = lab.start();
+    let client = server.client();
+    for (dir, track) in [
+        (lab.release("3"), "beta"),
+        (lab.release_above("5", "3"), "stable"),
+    ] {
+        let track: Channel = track.parse().unwrap();
+        client.publish(&dir, &track, &mut |_, _| ()).unwrap();
+    }
+    let host = TestHost::new(&server, "old", "1");
+    assert_eq!(host.offered(), "3", "the stop on the way");
+
+    // Metadata in which beta names something, and stable not that stop.
+    let expires = jiff::Timestamp::MAX;
+    let sealed = |signed: Result<tuf::Signed, SignError>| signed.unwrap().to_bytes().unwrap();
+    let channel = |targets| sealed(seal(&tuf::Targets::of(1, expires, targets), &[&lab.key]));
+    let one = ("3".to_owned(), tuf::TargetMeta::of(b"its manifest", None));
+    let (beta, stable) = (channel([one].into()), channel(BTreeMap::new()));
+    let meta = BTreeMap::from([
+        ("beta.json".to_owned(), tuf::FileMeta::of(1, &beta)),
+        ("stable.json".to_owned(), tuf::FileMeta::of(1, &stable)),
+    ]);
+    let snapshot = sealed(seal(&tuf::Snapshot::of(1, expires, meta), &[&lab.key]));
+    let meta = tuf::FileMeta::of(1, &snapshot);
+    let timestamp = sealed(seal(&tuf::Timestamp::of(1, expires, meta), &[&lab.key]));
+    let file = |name: &str, bytes: &[u8]| (name.to_owned(), bytes.to_vec());
+    let others = [
+        file("1.beta.json", &beta),
+        file("1.stable.json", &stable),
+        file("1.snapshot.json", &snapshot),
+    ];
+    client.send_tuf(&others).unwrap();
+    let kept = lab.path("data/releases/tuf/timestamp.json");
+    std::fs::write(kept, &timestamp).unwrap();
+    assert_eq!(host.offered(), "3");
+    client
+        .send_tuf(&[file("timestamp.json", &timestamp)])
+        .unwrap();
+    assert_eq!(host.offered(), "-");
+
+    let (_, metrics) = server.request("GET", "/metrics", &[], b"");
+    let metrics = String::from_utf8(metrics).unwrap();
+    for role in ["timestamp", "snapshot", "beta", "stable"] {
+        let at = expires.as_second();
+        let line = format!("orlop_metadata_expires_timestamp_seconds{{role=\"{role}\"}} {at}\n");
+        assert!(metrics.contains(&line), "{line} is not in {metrics}");
+    }
 }

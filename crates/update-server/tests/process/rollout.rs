@@ -7,7 +7,7 @@ use release::omaha::Event;
 use rustix::process::Signal;
 use update_server::api::{RolloutState, SetGroup};
 use update_server::client::Rollouts;
-use update_server::rollout::{Policy, Tally};
+use update_server::rollout::{Cap, Policy, Tally};
 
 use crate::support::{Lab, Running, TestHost, version};
 
@@ -288,12 +288,225 @@ fn floors_are_passed_one_hop_at_a_time() {
         host.tell(Event::good(&version(next), &version("1")));
     }
     assert_eq!(host.offered(), "-");
-    let total = total(&server, "stable");
+    for at in ["3", "5", "6"] {
+        let tally = stop(&server, "stable", at).waves[0].tally;
+        assert_eq!((tally.granted, tally.good), (1, 1), "at {at}");
+    }
+}
+
+/// Publishes 2, and then 3 for hosts that run at least 2.
+fn with_a_stop(lab: &Lab, server: &Running) {
+    server.publish(&lab.release("2"));
+    server.publish(&lab.release_above("3", "2"));
+}
+
+/// The rollout of a release that hosts of the group go to first.
+fn stop(server: &Running, group: &str, at: &str) -> RolloutState {
+    let all = server.client().rollouts().unwrap();
+    all.into_iter()
+        .find(|rollout| rollout.group == group && rollout.version == version(at))
+        .unwrap()
+}
+
+#[test]
+fn a_cap_counts_for_stops_on_the_way() {
+    let lab = Lab::new();
+    let server = lab.start();
+    with_a_stop(&lab, &server);
+    let cap = Some(Cap {
+        hosts: 1,
+        minutes: 60,
+    });
+    let policy = Policy {
+        cap,
+        ..Policy::default()
+    };
+    set(&server, "web", "stable", policy);
+    let mut offered = vec![];
+    for number in 0..5 {
+        let mut host = TestHost::new(&server, &format!("old-{number}"), "1");
+        host.app.track = "web".into();
+        let answer = host.offered();
+        assert_eq!(host.offered(), answer, "asking again changes nothing");
+        offered.push(answer);
+    }
+    assert_eq!(offered, ["2", "-", "-", "-", "-"]);
+    let mut near = TestHost::new(&server, "near", "2");
+    near.app.track = "web".into();
     assert_eq!(
-        (total.granted, total.good),
-        (1, 1),
-        "the stops on the way do not count"
+        near.offered(),
+        "-",
+        "the cap is the group's, whatever the release"
     );
+    assert_eq!(stop(&server, "web", "2").waves[0].tally.granted, 1);
+    assert_eq!(total(&server, "web").granted, 0);
+}
+
+#[test]
+fn a_bad_stop_on_the_way_halts_by_itself() {
+    let lab = Lab::new();
+    let mut server = lab.start();
+    with_a_stop(&lab, &server);
+    for number in 0..10 {
+        let host = TestHost::new(&server, &format!("old-{number}"), "1");
+        assert_eq!(host.offered(), "2");
+        host.tell(Event::staged(&version("2")));
+        host.tell(Event::failed(&version("2"), None, 50, "no network"));
+    }
+    let late = TestHost::new(&server, "late", "1");
+    assert_eq!(late.offered(), "-", "it goes on after ten failures");
+    let state = stop(&server, "stable", "2");
+    assert_eq!(state.status, "halted");
+    let reason = state.reason.unwrap();
+    assert!(reason.starts_with("10 of 10 hosts"), "{reason}");
+    let told = server.client().activity(false).unwrap();
+    assert!(
+        told.iter().any(|entry| entry.action == "halted"
+            && entry.subject == "release 2 in group stable"
+            && entry.detail == reason),
+        "{told:?}"
+    );
+
+    // Whoever does not need it goes on.
+    let mut near = TestHost::new(&server, "near", "2");
+    assert_eq!(near.offered(), "3");
+    near.runs("3");
+    near.tell(Event::good(&version("3"), &version("2")));
+    let main = rollout(&server, "stable");
+    assert_eq!(
+        (main.version, main.status.as_str()),
+        (version("3"), "active")
+    );
+    assert_eq!(total(&server, "stable").good, 1);
+
+    // It stays so, also in a group that comes later, until an operator accepts it.
+    assert_eq!(server.signal(Signal::KILL), None);
+    let server = lab.start();
+    assert_eq!(stop(&server, "stable", "2").status, "halted");
+    set(&server, "second", "stable", Policy::default());
+    let mut elsewhere = TestHost::new(&server, "elsewhere", "1");
+    elsewhere.app.track = "second".into();
+    assert_eq!(elsewhere.offered(), "-");
+    let reason = stop(&server, "second", "2").reason.unwrap();
+    assert!(reason.starts_with("halted in group stable: "), "{reason}");
+    let mut late = TestHost::new(&server, "late", "1");
+    assert_eq!(late.offered(), "-");
+    server
+        .client()
+        .pause_or_resume(Rollouts::Group("stable"), false)
+        .unwrap();
+    assert_eq!(late.offered(), "2");
+    late.runs("2");
+    late.tell(Event::good(&version("2"), &version("1")));
+    assert_eq!(late.offered(), "3");
+    let tally = stop(&server, "stable", "2").waves[0].tally;
+    assert_eq!((tally.granted, tally.good, tally.failed), (11, 1, 10));
+    let total = total(&server, "stable");
+    assert_eq!((total.granted, total.good), (2, 1));
+}
+
+#[test]
+fn a_withdrawn_stop_is_left_out() {
+    let lab = Lab::new();
+    let server = lab.start();
+    let client = server.client();
+    with_a_stop(&lab, &server);
+    let host = TestHost::new(&server, "old", "1");
+    assert_eq!(host.offered(), "2");
+    client.withdraw(&version("2"), Some("eats disks")).unwrap();
+    assert_eq!(host.offered(), "-");
+    let waits = client.find_hosts("old").unwrap().remove(0).waits;
+    assert_eq!(waits.as_deref(), Some("it has to run 2 first"));
+    let state = stop(&server, "stable", "2");
+    assert_eq!(state.status, "halted");
+    assert!(state.reason.unwrap().ends_with("eats disks"));
+    client
+        .pause_or_resume(Rollouts::Group("stable"), false)
+        .unwrap();
+    assert_eq!(host.offered(), "-", "what was withdrawn stays so");
+    client.withdraw(&version("2"), None).unwrap();
+    assert_eq!(host.offered(), "-", "its rollout is still halted");
+    client
+        .pause_or_resume(Rollouts::Group("stable"), false)
+        .unwrap();
+    assert_eq!(host.offered(), "2");
+    // A pause is the group's, also for a stop that nobody was sent to yet.
+    set(&server, "web", "stable", Policy::default());
+    client
+        .pause_or_resume(Rollouts::Group("web"), true)
+        .unwrap();
+    let mut held = TestHost::new(&server, "held", "1");
+    held.app.track = "web".into();
+    assert_eq!(held.offered(), "-");
+    assert_eq!(stop(&server, "web", "2").status, "paused");
+    // One of them goes on.
+    let one = version("2");
+    client
+        .pause_or_resume(Rollouts::Release("web", &one), false)
+        .unwrap();
+    assert_eq!(held.offered(), "2");
+    assert_eq!(rollout(&server, "web").status, "paused");
+    let nowhere = version("9");
+    let refused = client.pause_or_resume(Rollouts::Release("web", &nowhere), false);
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains("release 9 in group web has no rollout"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_canary_goes_first_to_stops_that_it_needs() {
+    let lab = Lab::new();
+    let server = lab.start();
+    with_a_stop(&lab, &server);
+    let after = |canary: &str| Policy {
+        canary: Some(canary.to_owned()),
+        ..Policy::default()
+    };
+    let host = |name: &str, track: &str| {
+        let mut host = TestHost::new(&server, name, "1");
+        host.app.track = track.into();
+        host
+    };
+    for name in ["first", "empty"] {
+        set(&server, name, "stable", Policy::default());
+    }
+    set(&server, "second", "stable", after("first"));
+    set(&server, "third", "stable", after("empty"));
+
+    let mut early = host("early", "first");
+    let late = host("late", "second");
+    let alone = host("alone", "third");
+    assert_eq!((early.offered(), late.offered()), ("2".into(), "-".into()));
+    let waits = server.client().find_hosts("late").unwrap().remove(0).waits;
+    assert_eq!(waits.as_deref(), Some("group first goes first"));
+    alone.offered();
+    until("the canary to be found empty", || alone.offered() == "2");
+    assert_eq!(late.offered(), "-", "the canary has not run it yet");
+    early.tell(Event::staged(&version("2")));
+    early.runs("2");
+    assert_eq!(early.offered(), "3");
+    until("the canary to pass", || late.offered() == "2");
+}
+
+#[test]
+fn who_forces_it_is_counted() {
+    let lab = Lab::new();
+    let server = lab.start();
+    server.publish(&lab.release("2"));
+    server
+        .client()
+        .pause_or_resume(Rollouts::Group("stable"), true)
+        .unwrap();
+    let mut host = TestHost::new(&server, "by-hand", "1");
+    assert_eq!(host.offered(), "-");
+    host.app.force = true;
+    assert_eq!((host.offered(), host.offered()), ("2".into(), "2".into()));
+    host.tell(Event::staged(&version("2")));
+    host.tell(Event::failed(&version("2"), None, 50, "no network"));
+    let total = total(&server, "stable");
+    assert_eq!((total.granted, total.good, total.failed), (1, 0, 1));
 }
 
 #[test]

@@ -193,7 +193,7 @@ fn a_slow_download_does_not_keep_the_server_from_stopping() {
     let started = Instant::now();
     assert_eq!(server.signal(Signal::TERM), Some(0));
     assert!(
-        started.elapsed() < Duration::from_secs(9),
+        started.elapsed() < Duration::from_secs(25),
         "{:?}",
         started.elapsed()
     );

@@ -296,6 +296,102 @@ fn what_update_engine_says_of_itself_is_read_as_it_means_it() {
     );
 }
 
+/// A host that only asks says the same with every check, for years.
+#[test]
+fn what_a_host_only_says_again_is_not_written_down_again() {
+    let lab = Lab::new();
+    let server = lab.start();
+    server.publish(&lab.release("2"));
+    let client = server.client();
+    let id = machine("a");
+    let says = |running: &str, kind: &str, result: &str, more: &str, inside: &str| {
+        let event = format!(r#"<event eventtype="{kind}" eventresult="{result}" {more}></event>"#);
+        let request = update_engine(&id, running, "amd64-usr", &(event + inside));
+        let answer = ask(&server, &request);
+        assert_eq!(attribute(&answer, "<event ", "status"), "ok");
+    };
+    let checks = |running: &str, previous: &str| {
+        let previous = format!(r#"previousversion="{previous}""#);
+        says(running, "3", "2", &previous, CHECK);
+    };
+    let written = || {
+        let events = client.events(Some(&id)).unwrap();
+        let mut all: Vec<_> = events.into_iter().rev().map(|it| it.event).collect();
+        all.retain(|it| it != "download started");
+        all
+    };
+    // The first is kept as it came, and what is said in between.
+    checks("1", "0.0.0.0");
+    for _ in 0..3 {
+        checks("1", "");
+    }
+    let events = client.events(Some(&id)).unwrap();
+    let first = events.last().unwrap();
+    let previous = first.previous_version.as_deref();
+    assert_eq!((events.len(), previous), (1, Some("0.0.0.0")));
+    says("1", "13", "1", "", "");
+    for code in ["37", "37", "5"] {
+        says("1", "3", "0", &format!(r#"errorcode="{code}""#), "");
+    }
+    checks("1", "");
+    checks("1", "");
+    let failed = "download failed";
+    assert_eq!(written(), ["other", failed, failed, "other"]);
+    // It arrives: this counts, once.
+    for previous in ["1", "", ""] {
+        checks("2", previous);
+    }
+    let tally = client.rollouts().unwrap()[0].waves[0].tally;
+    assert_eq!((tally.granted, tally.good), (1, 1));
+    assert_eq!(written(), ["other", failed, failed, "other", "good"]);
+    // Whatever it says of another version is new, though it sounds the same.
+    for running in ["7", "7", "8", "8"] {
+        checks(running, "");
+    }
+    assert_eq!(written()[5..], ["other", "other"]);
+    let seen = client.find_hosts("web1").unwrap().remove(0);
+    assert_eq!(seen.version, "8");
+}
+
+#[test]
+fn what_update_engine_says_at_a_stop_is_about_the_stop() {
+    let lab = Lab::new();
+    let server = lab.start();
+    server.publish(&lab.release("2"));
+    server.publish(&lab.release_above("3", "2"));
+    let event = |kind: &str, result: &str| {
+        format!(r#"<event eventtype="{kind}" eventresult="{result}"></event>"#)
+    };
+    let success = || event("3", "2") + CHECK;
+    let says = |running: &str, inside: &str| {
+        let request = update_engine(&machine("a"), running, "amd64-usr", inside);
+        let answer = ask(&server, &request);
+        let checks = inside.contains("<updatecheck");
+        checks.then(|| attribute(&answer, "<updatecheck ", "status").to_owned())
+    };
+    let stages = |running: &str| {
+        for (kind, result) in [("13", "1"), ("14", "1"), ("3", "1")] {
+            says(running, &event(kind, result));
+        }
+    };
+    let counts = |at: &str| {
+        let all = server.client().rollouts().unwrap();
+        let of = all.iter().find(|it| it.version == version(at)).unwrap();
+        let tally = of.waves[0].tally;
+        (tally.granted, tally.good, tally.failed)
+    };
+    assert_eq!(says("1", &success()).as_deref(), Some("ok"));
+    stages("1");
+    assert_eq!((counts("2"), counts("3")), ((1, 0, 0), (0, 0, 0)));
+    // It arrives, takes the next one, and falls back from that.
+    assert_eq!(says("2", &success()).as_deref(), Some("ok"));
+    assert_eq!((counts("2"), counts("3")), ((1, 1, 0), (1, 0, 0)));
+    stages("2");
+    let fell_back = success() + &event("3", "0");
+    assert_eq!(says("2", &fell_back).as_deref(), Some("noupdate"));
+    assert_eq!((counts("2"), counts("3")), ((1, 1, 0), (1, 0, 1)));
+}
+
 #[test]
 fn stops_on_the_way_are_those_that_hosts_believe() {
     let lab = Lab::new();
@@ -364,6 +460,9 @@ fn stops_on_the_way_are_those_that_hosts_believe() {
             .iter()
             .any(|host| host.waits.as_deref() == Some("it has to run 3 first"))
     );
+    // Nor does metadata that names nothing at all let through what nobody signed.
+    sign(3, &[], &[]);
+    assert_eq!(late.offered(), "-");
 }
 
 /// A payload of Flatcar's: for its own hosts as update_engine expects it, under our policy, and not for ours.

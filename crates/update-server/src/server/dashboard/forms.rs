@@ -164,7 +164,10 @@ fn fulfil(db: &Db, plan: &mut Plan, by: &By, wish: &Wish) -> Result<&'static str
     let bad = |what: String| ApiError::new(StatusCode::BAD_REQUEST, what);
     let channel = |name: &str| name.parse::<Channel>().map_err(|e| bad(e.to_string()));
     let version = |text: &str| text.parse::<Version>().map_err(|e| bad(e.to_string()));
-    let scope = || Scope::Group(wish.name.clone());
+    let scope = || match wish.value.as_str() {
+        "" => Ok(Scope::Group(wish.name.clone())),
+        one => version(one).map(|it| Scope::Release(wish.name.clone(), it)),
+    };
     match wish.action.as_str() {
         "set-channel" => {
             ops::set_channel(db, plan, by, &channel(&wish.name)?, &version(&wish.value)?)?;
@@ -183,8 +186,8 @@ fn fulfil(db: &Db, plan: &mut Plan, by: &By, wish: &Wish) -> Result<&'static str
             ops::pause_or_resume(db, plan, by, &Scope::Channel(wish.name.clone()), pause)?;
             Ok("/releases")
         }
-        "pause" => ops::pause_or_resume(db, plan, by, &scope(), true).map(|_| "/groups"),
-        "resume" => ops::pause_or_resume(db, plan, by, &scope(), false).map(|_| "/groups"),
+        "pause" => ops::pause_or_resume(db, plan, by, &scope()?, true).map(|_| "/groups"),
+        "resume" => ops::pause_or_resume(db, plan, by, &scope()?, false).map(|_| "/groups"),
         "withdraw" => {
             ops::withdraw(db, plan, by, &version(&wish.name)?, Some(&wish.value))?;
             Ok("/releases")

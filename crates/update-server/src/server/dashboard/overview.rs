@@ -7,7 +7,7 @@ use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
 use release::omaha;
 
-use super::super::{Shared, catalog, checkin, ops, records, rest};
+use super::super::{Shared, catalog, checkin, ops, records, rest, tuf};
 use super::{ActivityRow, EventRow, Frame, Moment, count, shown, visitor};
 use crate::api::{
     Activity, ChannelState, Event, HistoryPoint, Overview, RolloutState, VersionCount,
@@ -15,6 +15,8 @@ use crate::api::{
 
 const FEED: u32 = 12;
 const HISTORY_DAYS: u32 = 7;
+/// Seconds: it is renewed more often than every day, or nobody does it.
+const RENEW_WITHIN: i64 = 24 * 3600;
 /// More versions than colours are put together.
 const COLOURS: usize = 6;
 
@@ -27,6 +29,8 @@ pub(super) struct Fleet {
     pub(super) no_release: bool,
     pub(super) events: Vec<Event>,
     pub(super) activity: Vec<Activity>,
+    /// Until when hosts believe the TUF metadata, if there is any.
+    pub(super) expires: Option<Timestamp>,
 }
 
 #[derive(Template)]
@@ -46,6 +50,22 @@ pub(super) struct Page {
     activity: Vec<ActivityRow>,
     no_release: bool,
     omaha_url: String,
+    expiry: Option<Expiry>,
+}
+
+/// Metadata that is to be renewed, or was to be.
+struct Expiry {
+    over: bool,
+    at: Moment,
+}
+
+impl Expiry {
+    fn new(at: Timestamp, now: Timestamp) -> Option<Self> {
+        (at.as_second() - now.as_second() < RENEW_WITHIN).then(|| Self {
+            over: at <= now,
+            at: Moment::new(at, now),
+        })
+    }
 }
 
 struct ChannelCard {
@@ -72,6 +92,7 @@ struct FailureRow {
 pub(super) struct RolloutCard {
     pub(super) group: String,
     pub(super) version: String,
+    pub(super) stop: bool,
     pub(super) status: &'static str,
     pub(super) tone: &'static str,
     pub(super) reason: Option<String>,
@@ -151,6 +172,7 @@ impl RolloutCard {
                 .collect(),
             group: rollout.group,
             version: rollout.version.to_string(),
+            stop: rollout.stop,
             reason: rollout.reason,
         }
     }
@@ -321,6 +343,7 @@ impl Page {
                 .collect(),
             no_release: fleet.no_release,
             omaha_url: format!("{base}{}", omaha::PATH),
+            expiry: fleet.expires.and_then(|at| Expiry::new(at, now)),
             frame,
         }
     }
@@ -337,16 +360,17 @@ pub(in crate::server) async fn page(State(server): State<Shared>, headers: Heade
         Err(error) => return error.into_response(),
     };
     let plan = server.database.plan();
+    let expires = match tuf::timestamp_expires(&server.artifacts).await {
+        Ok(expires) => expires,
+        Err(error) => return error.into_response(),
+    };
     let read = server.database.read(move |db| {
         Ok(Fleet {
+            expires,
             overview: records::overview(db, rest::days_ago(now, HISTORY_DAYS))?,
             left: db.value("SELECT count(DISTINCT machine_id) FROM failures", &[])?,
             channels: catalog::channels(db)?,
-            rollouts: plan
-                .rollouts
-                .keys()
-                .filter_map(|group| ops::rollout(&plan, group))
-                .collect(),
+            rollouts: ops::rollouts(&plan),
             no_release: plan.releases.is_empty(),
             events: records::events(db, None, FEED)?,
             activity: records::activities(db, false, FEED)?,

@@ -34,6 +34,7 @@ fn empty() -> Fleet {
         no_release: true,
         events: vec![],
         activity: vec![],
+        expires: None,
     }
 }
 
@@ -99,11 +100,33 @@ fn what_hosts_claim_is_escaped() {
 }
 
 #[test]
+fn metadata_that_nobody_renews_is_noticed() {
+    let page = |hours: i64| {
+        let expires = Timestamp::from_second(hours * 3600).unwrap();
+        render(
+            Fleet {
+                expires: Some(expires),
+                ..empty()
+            },
+            None,
+        )
+    };
+    let renew = "orlop keys sign";
+    let over = page(-3);
+    assert!(over.contains("Hosts take no release") && over.contains(renew));
+    let soon = page(3);
+    assert!(soon.contains("expires <time") && soon.contains("in 3 h") && soon.contains(renew));
+    assert!(!soon.contains("Hosts take no release"));
+    assert!(!page(48).contains(renew) && !render(empty(), None).contains(renew));
+}
+
+#[test]
 fn only_operators_have_buttons() {
     let rollout = || RolloutState {
         id: 1,
         group: "stable".into(),
         version: "2".parse().unwrap(),
+        stop: true,
         status: "halted".into(),
         reason: Some("12 of 20 hosts".into()),
         started: Timestamp::UNIX_EPOCH,
@@ -149,6 +172,7 @@ fn only_operators_have_buttons() {
         html.contains("value=\"resume\"") && html.contains("value=\"s3cret\""),
         "{html}"
     );
+    assert!(html.contains("on the way"), "a stop is called one: {html}");
     assert!(
         html.contains("12 of 20 hosts") && html.contains("8 good, 12 bad, 0 waiting"),
         "{html}"
