@@ -16,6 +16,9 @@ mod bytes;
 mod error;
 mod format;
 pub mod frames;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(feature = "make")]
 pub mod make;
 mod patch;

@@ -5,6 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+/// How the names of temporary files begin.
+const PART: &str = ".part-";
+
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step} {}", path.display())]
 pub struct WriteError {
@@ -36,7 +39,7 @@ pub fn write(
         _ => Path::new("."),
     };
     let mut temp = tempfile::Builder::new()
-        .prefix(".part-")
+        .prefix(PART)
         .tempfile_in(dir)
         .map_err(at("make a temporary file beside"))?;
     temp.write_all(bytes).map_err(at("write"))?;
@@ -69,6 +72,16 @@ pub fn remove(path: &Path) -> Result<(), WriteError> {
     match path.parent() {
         Some(dir) => sync_dir(dir).map_err(at("flush the directory of")),
         None => Ok(()),
+    }
+}
+
+/// Removes what a power cut left of writes into a directory. Only for its one writer, before it writes.
+pub fn sweep(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let is_part = entry.file_name().to_string_lossy().starts_with(PART);
+        if is_part && entry.file_type().is_ok_and(|it| it.is_file()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -106,6 +119,21 @@ mod tests {
         assert_eq!(error.step, "replace");
         assert!(error.to_string().contains("taken"));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_what_was_left_of_writes_is_swept_away() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [".part-x1y2z3", "state.json", "usr.part"] {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        std::fs::create_dir(dir.path().join(".part-dir")).unwrap();
+        sweep(dir.path());
+        sweep(&dir.path().join("missing"));
+        let names = std::fs::read_dir(dir.path()).unwrap();
+        let mut names: Vec<_> = names.map(|it| it.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".part-dir", "state.json", "usr.part"]);
     }
 
     #[test]

@@ -268,14 +268,14 @@ mod tests {
         let start = Instant::now();
         let error = run_within(
             &mut sh("echo stuck >&2; sleep 20 & sleep 20"),
-            Duration::from_millis(200),
+            Duration::from_secs(2),
         )
         .unwrap_err();
         assert!(
             matches!(&error, ChildError::Timeout { tail, .. } if tail == "stuck\n"),
             "{error}"
         );
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(15));
     }
 
     #[test]

@@ -18,6 +18,11 @@ impl OsRelease {
         .map(|text| Self::parse(&text))
     }
 
+    /// What the release says of itself: `/etc` is the host's to change, `/usr` is verified.
+    pub fn of_usr(root: &Path) -> Result<Self, ReadError> {
+        file::read(root, "/usr/lib/os-release").map(|text| Self::parse(&text))
+    }
+
     pub fn parse(text: &str) -> Self {
         let pairs = text.lines().filter_map(|line| {
             let line = line.trim();
@@ -46,6 +51,11 @@ impl OsRelease {
     /// The version of the release, e.g. `2`.
     pub fn version(&self) -> Option<&str> {
         self.get("IMAGE_VERSION").or_else(|| self.get("VERSION_ID"))
+    }
+
+    /// The epoch of the release. Those that do not say it are of the first, which is 0.
+    pub fn epoch(&self) -> Result<u64, std::num::ParseIntError> {
+        self.get("ORLOP_EPOCH").map_or(Ok(0), str::parse)
     }
 
     pub fn pretty_name(&self) -> &str {
@@ -86,6 +96,9 @@ mod tests {
         assert_eq!(os.pretty_name(), "Orlop \"2\" $x");
         assert_eq!(os.version(), Some("2"));
         assert_eq!(os.get("broken"), None);
+        assert_eq!(os.epoch(), Ok(0));
+        assert_eq!(OsRelease::parse("ORLOP_EPOCH=3\n").epoch(), Ok(3));
+        assert!(OsRelease::parse("ORLOP_EPOCH=x\n").epoch().is_err());
     }
 
     #[test]
@@ -99,5 +112,6 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("etc")).unwrap();
         std::fs::write(dir.path().join("etc/os-release"), "ID=other\n").unwrap();
         assert_eq!(OsRelease::read(dir.path()).unwrap().id(), "other");
+        assert_eq!(OsRelease::of_usr(dir.path()).unwrap().id(), "orlop");
     }
 }

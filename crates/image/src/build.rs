@@ -28,6 +28,8 @@ pub struct BuildOptions {
     /// Added to the kernel command line.
     pub cmdline: Vec<String>,
     pub minimum_source_version: Option<Version>,
+    /// Instead of what `os/epoch` says.
+    pub epoch: Option<u64>,
     /// Level of zstd for the payload: 19 for what is published, less for a quick local build.
     pub level: i32,
     /// Build even if nothing changed.
@@ -44,6 +46,8 @@ pub struct BuildOptions {
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Summary {
     pub version: Version,
+    #[serde(default)]
+    pub epoch: u64,
     pub path: PathBuf,
     pub usr_bytes: u64,
     pub download_bytes: u64,
@@ -107,6 +111,10 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
         .with_context(|| format!("cannot create {}", releases.display()))?;
 
     enough_space(&options.lab)?;
+    let epoch = match options.epoch {
+        Some(epoch) => epoch,
+        None => lists::epoch(&os.join("epoch"))?,
+    };
 
     say("building Orlop's own programs");
     let programs = binaries::build(&options.repo)?;
@@ -151,7 +159,7 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
     tree.file(
         "usr/lib/os-release",
         0o644,
-        compose::os_release(&version),
+        compose::os_release(&version, epoch),
         Origin::Generated,
     );
     let public = release::keys::public_to_text(&key.verifying_key(), "release");
@@ -211,7 +219,7 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
     let stub = fs::read(tools.path("usr/lib/systemd/boot/efi/linuxx64.efi.stub"))?;
     let image = uki::build(&uki::Parts {
         stub: &stub,
-        os_release: &compose::os_release(&version),
+        os_release: &compose::os_release(&version, epoch),
         cmdline: &cmdline,
         uname: &kernel,
         initrd: &initrd,
@@ -265,7 +273,7 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
     let manifest = Manifest {
         format: Manifest::FORMAT,
         version: options.version.clone(),
-        epoch: 0,
+        epoch,
         minimum_source_version: options.minimum_source_version.clone(),
         architecture: "x86-64".into(),
         created,
@@ -296,6 +304,7 @@ pub fn build(options: &BuildOptions, say: Say<'_>) -> Result<Summary> {
 
     let mut summary = Summary {
         version: options.version.clone(),
+        epoch,
         path: out.clone(),
         usr_bytes: manifest.usr.size,
         download_bytes: manifest.download_size(),

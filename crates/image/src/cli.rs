@@ -31,6 +31,9 @@ pub struct BuildArgs {
     /// Only hosts of this version or later may update to the release
     #[arg(long, value_name = "VERSION")]
     pub minimum_source_version: Option<Version>,
+    /// Hosts that ran the release take none of an earlier epoch any more; what os/epoch says unless told
+    #[arg(long, value_name = "N")]
+    pub epoch: Option<u64>,
     /// zstd level of the download
     #[arg(long, default_value_t = 19, value_parser = clap::value_parser!(i32).range(1..=22))]
     pub level: i32,
@@ -68,6 +71,7 @@ impl BuildArgs {
             overlays: self.overlay.clone(),
             cmdline: self.cmdline.clone(),
             minimum_source_version: self.minimum_source_version.clone(),
+            epoch: self.epoch,
             level: self.level,
             force: self.force,
             directory: None,
@@ -134,8 +138,9 @@ pub fn print_summary(s: &Summary) {
         "built"
     };
     println!(
-        "Release {} {state} in {:.1} s: {}",
+        "Release {} of epoch {} {state} in {:.1} s: {}",
         s.version,
+        s.epoch,
         s.seconds,
         s.path.display()
     );

@@ -154,11 +154,11 @@ pub(crate) fn apply_removals(tree: &mut Tree) {
     }
 }
 
-pub(crate) fn os_release(version: &str) -> String {
+pub(crate) fn os_release(version: &str, epoch: u64) -> String {
     format!(
         "NAME=\"Orlop\"\nID=orlop\nID_LIKE=debian\nPRETTY_NAME=\"Orlop {version}\"\n\
          VERSION=\"{version}\"\nVERSION_ID={version}\nIMAGE_ID=orlop\nIMAGE_VERSION={version}\n\
-         SYSEXT_LEVEL=1\nANSI_COLOR=\"1;36\"\n"
+         ORLOP_EPOCH={epoch}\nSYSEXT_LEVEL=1\nANSI_COLOR=\"1;36\"\n"
     )
 }
 
@@ -186,6 +186,16 @@ pub(crate) fn only_usr(tree: &mut Tree) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A host asks the running release itself, before it has updated even once.
+    #[test]
+    fn a_release_says_its_epoch() {
+        let text = os_release("2", 3);
+        assert!(
+            text.lines().any(|line| line == "ORLOP_EPOCH=3") && text.ends_with('\n'),
+            "{text}"
+        );
+    }
 
     #[test]
     fn an_overlay_that_lost_its_links_is_refused() {

@@ -43,10 +43,11 @@ pub(crate) fn digest(
     hash.update(tuf_root);
     let source_date = source_date(&options.repo);
     hash.update(format!(
-        "{} {:?} {:?} {} {source_date} {}",
+        "{} {:?} {:?} {:?} {} {source_date} {}",
         options.version,
         options.cmdline,
         options.minimum_source_version,
+        options.epoch,
         options.level,
         env!("CARGO_PKG_VERSION"),
     ));

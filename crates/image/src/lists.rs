@@ -39,6 +39,16 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Item>> {
     parse(&text, &path.display().to_string())
 }
 
+/// `os/epoch`: one number.
+pub(crate) fn epoch(path: &Path) -> Result<u64> {
+    let items = read(path)?;
+    let number = match &items[..] {
+        [item] => item.name.parse().ok(),
+        _ => None,
+    };
+    number.with_context(|| format!("{} has to have one line with a number", path.display()))
+}
+
 /// `*` stays within one path component, `**` crosses them; a match on a directory takes all below.
 pub(crate) fn globs(items: &[Item]) -> Result<GlobSet> {
     let mut set = GlobSetBuilder::new();
@@ -75,6 +85,24 @@ mod tests {
             err,
             "os/packages:2: `zsh` has no reason; write `zsh  # why`"
         );
+    }
+
+    #[test]
+    fn the_epoch_is_one_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("epoch");
+        let says = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            epoch(&path).map_err(|e| format!("{e:#}"))
+        };
+        assert_eq!(says("# head\n3  # 7 has a hole\n"), Ok(3));
+        for wrong in ["", "x # y\n", "-1 # y\n", "1 # y\n2 # z\n"] {
+            let error = says(wrong).unwrap_err();
+            assert!(error.contains("one line with a number"), "{error}");
+        }
+        assert!(says("3\n").unwrap_err().contains("has no reason"));
+        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../os/epoch");
+        epoch(&ours).unwrap();
     }
 
     #[test]

@@ -235,12 +235,15 @@ impl Repository {
         self.commit(BTreeMap::new(), now)
     }
 
-    /// Replaces a key. The old one is kept beside the new one as `….pem.old`.
-    pub fn rotate(&self, holder: &Holder, now: Time) -> Result<()> {
+    /// Replaces a key. The old one is kept beside the new one as `….pem.old`; only one that is `lost` may be missing.
+    pub fn rotate(&self, holder: &Holder, lost: bool, now: Time) -> Result<()> {
         // Everything that will sign has to be here before anything changes.
-        let old_roots: Vec<SigningKey> = (1..=ROOT_KEYS)
-            .filter_map(|n| self.key(&Holder::Root(n)).ok())
-            .collect();
+        let channels = self.channels()?;
+        if let Holder::Channel(channel) = holder {
+            let known = channels.contains(channel);
+            ensure!(known, "the repository has no channel {channel}");
+        }
+        let old_roots = self.root_keys()?;
         let needs_root = !matches!(holder, Holder::Channel(_));
         ensure!(
             !needs_root || old_roots.len() >= ROOT_THRESHOLD as usize,
@@ -248,15 +251,23 @@ impl Repository {
             old_roots.len(),
             self.keys.join("offline").display()
         );
-        let channels = self.channels()?;
-        self.key(&Holder::Online)?;
+        if *holder != Holder::Online {
+            self.key(&Holder::Online)?;
+        }
         if matches!(holder, Holder::Channel(_)) {
             self.key(&Holder::Targets)?;
         }
-        let path = self.keys.join(holder.file());
-        ensure!(path.exists(), "{} is not there", path.display());
-        let aside = path.with_extension("pem.old");
-        fs::rename(&path, &aside).with_context(|| format!("cannot rename {}", path.display()))?;
+        let path = self.key_path(holder);
+        ensure!(
+            lost || path.exists(),
+            "{} is not there; if it is lost and not only elsewhere, say --lost",
+            path.display()
+        );
+        if path.exists() {
+            let aside = path.with_extension("pem.old");
+            fs::rename(&path, &aside)
+                .with_context(|| format!("cannot rename {}", path.display()))?;
+        }
         self.create_key(holder)?;
 
         let mut files = BTreeMap::new();
@@ -479,8 +490,29 @@ impl Repository {
         write().with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// Those of the root keys that are here and that the root in force names: no other signature counts.
+    fn root_keys(&self) -> Result<Vec<SigningKey>> {
+        let root = self.root()?;
+        let named = root.roles.get("root").map_or(&[][..], |role| &role.keyids);
+        let here = (1..=ROOT_KEYS).filter_map(|n| self.key(&Holder::Root(n)).ok());
+        Ok(here
+            .filter(|key| named.contains(&release::tuf::sign::key(&key.verifying_key()).0))
+            .collect())
+    }
+
+    /// Where a private key is or, if it is nowhere, belongs. The online one is beside the metadata unless the medium has it.
+    fn key_path(&self, holder: &Holder) -> PathBuf {
+        let (medium, beside) = (self.keys.join(holder.file()), self.dir.join(holder.file()));
+        let beside = beside.exists() || *holder == Holder::Online;
+        if beside && !medium.exists() {
+            self.dir.join(holder.file())
+        } else {
+            medium
+        }
+    }
+
     fn key(&self, holder: &Holder) -> Result<SigningKey> {
-        let path = self.keys.join(holder.file());
+        let path = self.key_path(holder);
         let pem = fs::read_to_string(&path)
             .with_context(|| format!("this needs the key {}", path.display()))?;
         from_pem(&pem).with_context(|| format!("{} is no key", path.display()))
@@ -489,7 +521,7 @@ impl Repository {
     fn create_key(&self, holder: &Holder) -> Result<()> {
         use std::io::Write as _;
         use std::os::unix::fs::OpenOptionsExt as _;
-        let path = self.keys.join(holder.file());
+        let path = self.key_path(holder);
         let key = generate()?;
         let create = || -> Result<()> {
             fs::create_dir_all(path.parent().unwrap_or(&path))?;

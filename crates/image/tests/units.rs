@@ -50,3 +50,32 @@ fn every_service_of_ours_is_sandboxed() {
         open.join("\n")
     );
 }
+
+/// What starts by a change may start often: past the limit the path unit fails too, and watches no longer.
+#[test]
+fn what_a_path_starts_has_no_start_limit() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../os/rootfs/usr/lib/systemd/system");
+    let paths: Vec<PathBuf> = std::fs::read_dir(&dir)
+        .expect("os/rootfs is part of the repository")
+        .map(|e| e.expect("a readable directory").path())
+        .filter(|p| p.extension().is_some_and(|e| e == "path"))
+        .collect();
+    assert!(paths.len() >= 3, "found only {paths:?}");
+    for path in paths {
+        let text = std::fs::read_to_string(&path).expect("a readable unit");
+        let unit = match text.lines().find_map(|line| line.strip_prefix("Unit=")) {
+            Some(unit) => unit.to_owned(),
+            None => format!("{}.service", path.file_stem().unwrap_or_default().display()),
+        };
+        let file = match unit.split_once('@') {
+            Some((template, _)) => format!("{template}@.service"),
+            None => unit,
+        };
+        let text = std::fs::read_to_string(dir.join(&file)).expect("the unit that it starts");
+        assert!(
+            text.lines().any(|line| line == "StartLimitIntervalSec=0"),
+            "{file} of {}",
+            path.display()
+        );
+    }
+}

@@ -21,6 +21,9 @@ pub struct EngineStatus {
     pub channel: Channel,
     /// The Omaha URL that is asked; none when updates are off.
     pub server: Option<String>,
+    /// Releases of an earlier one are not taken.
+    #[serde(default)]
+    pub epoch: u64,
 }
 
 /// What update-engine is doing.
@@ -30,13 +33,17 @@ pub struct UpdateStatus {
     pub state: UpdateState,
     /// 0 to 1 while downloading or writing.
     pub progress: Option<f64>,
-    /// What is being downloaded or written, and how many bytes come over the network for it.
+    /// The release that is being downloaded or written.
     #[serde(default)]
     pub version: Option<Version>,
+    /// How many bytes come over the network for it.
     #[serde(default)]
     pub size: Option<u64>,
     pub last_check: Option<Timestamp>,
     pub last_error: Option<String>,
+    /// What kind of error it is, as the number that the server is told; not all have one.
+    #[serde(default)]
+    pub last_error_code: Option<u16>,
 }
 
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -102,7 +109,7 @@ pub enum Health {
     Healthy,
     /// Not yet.
     Starting,
-    /// It failed, or something failed since.
+    /// This boot failed: boot-complete.target was not reached.
     Unhealthy,
 }
 
@@ -146,6 +153,9 @@ pub struct HostStatus {
     pub hostname: String,
     pub boot_id: String,
     pub kernel: String,
+    /// Releases of an earlier epoch are not taken here: of what runs, or the highest that was good.
+    #[serde(default)]
+    pub epoch: u64,
 }
 
 #[cfg(test)]
@@ -179,12 +189,14 @@ mod tests {
                 size: Some(1000),
                 last_check: Some(Timestamp::UNIX_EPOCH),
                 last_error: None,
+                last_error_code: None,
             },
             server: Some("http://10.0.2.2:8090/v1/update/".into()),
             machine_id: "abc".into(),
             hostname: "node1".into(),
             boot_id: "def".into(),
             kernel: "6.12.0".into(),
+            epoch: 1,
         };
         let json = serde_json::to_string_pretty(&status).unwrap();
         insta::assert_snapshot!(json, @r#"
@@ -211,13 +223,15 @@ mod tests {
                 "version": "4",
                 "size": 1000,
                 "last_check": "1970-01-01T00:00:00Z",
-                "last_error": null
+                "last_error": null,
+                "last_error_code": null
               },
               "server": "http://10.0.2.2:8090/v1/update/",
               "machine_id": "abc",
               "hostname": "node1",
               "boot_id": "def",
-              "kernel": "6.12.0"
+              "kernel": "6.12.0",
+              "epoch": 1
             }
             "#);
         assert_eq!(serde_json::from_str::<HostStatus>(&json).unwrap(), status);

@@ -4,7 +4,7 @@
 //! `journalctl`.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use host::child;
@@ -19,6 +19,10 @@ use crate::paths::Paths;
 use crate::slots::{Access, Disk, Source, to_disk};
 
 const PATIENCE: Duration = Duration::from_secs(15);
+/// For all logs together: the unit has 90 seconds, and the reboot is what matters.
+const LOGS_WITHIN: Duration = Duration::from_secs(10);
+/// For the service manager to end us, once it reboots.
+const GOING_DOWN: Duration = Duration::from_secs(60);
 const MOST_UNITS: usize = 8;
 const LOG_LINES: &str = "5";
 /// The server shows it in a line.
@@ -117,10 +121,13 @@ pub fn run(source: &Source, deadline: bool, reboot: bool) -> anyhow::Result<()> 
         Verdict::Reboot | Verdict::GoBack if !reboot => tracing::error!("would reboot"),
         // Once --force: the service manager unmounts and syncs, but does not wait for units,
         // of which one may be what hangs.
-        Verdict::Reboot | Verdict::GoBack => drop(child::run(
-            Command::new("systemctl").args(["reboot", "--force"]),
-        )?),
+        Verdict::Reboot | Verdict::GoBack => {
+            child::run(Command::new("systemctl").args(["reboot", "--force"]))?;
+            // With the lock, which ends with us.
+            std::thread::sleep(GOING_DOWN);
+        }
     }
+    drop(disk);
     Ok(())
 }
 
@@ -219,6 +226,11 @@ fn record(paths: &Paths, source: &Source, reason: String, units: Vec<Unit>) -> a
 
 /// The reason in one line, and the units it is about with the end of their logs.
 fn diagnose(why: &str) -> (String, Vec<Unit>) {
+    // What a unit said last may still be on its way into the journal.
+    let synced = child::run_within(Command::new("journalctl").arg("--sync"), PATIENCE);
+    if let Err(e) = synced {
+        tracing::warn!("{e}");
+    }
     let failed = ask(&["list-units", "--failed", "--output=json", "--no-pager"])
         .map(|text| failed_units(&text));
     let pending = ask(&["list-jobs", "--no-legend", "--plain", "--no-pager"])
@@ -238,17 +250,25 @@ fn diagnose(why: &str) -> (String, Vec<Unit>) {
     pending.sort_by_key(harmless);
     failed.truncate(MOST_UNITS);
     pending.truncate(MOST_UNITS);
-    let log = |unit: &String| Unit {
-        unit: unit.clone(),
-        log: log(unit),
-    };
-    let units: Vec<Unit> = failed
-        .iter()
-        .chain(&pending)
-        .take(MOST_UNITS)
-        .map(log)
-        .collect();
+    let names = failed.iter().chain(&pending).take(MOST_UNITS);
+    let units = with_logs(names, Instant::now() + LOGS_WITHIN, log);
     (reason(why, &failed, &pending, &units), units)
+}
+
+/// A journal that does not answer costs the later ones their logs.
+fn with_logs<'a>(
+    names: impl Iterator<Item = &'a String>,
+    end: Instant,
+    log: impl Fn(&str) -> Vec<String>,
+) -> Vec<Unit> {
+    let unit = |name: &String| Unit {
+        unit: name.clone(),
+        log: match Instant::now() < end {
+            true => log(name),
+            false => Vec::new(),
+        },
+    };
+    names.map(unit).collect()
 }
 
 /// `boot-complete.target failed; failed: ssh.service; ssh.service said: reading … | bad configuration`
@@ -433,6 +453,22 @@ mod tests {
         assert_eq!(tail(&long), long[2]);
         assert_eq!(tail(&long[..2]), long[1]);
         assert_eq!(tail(&[]), "");
+    }
+
+    #[test]
+    fn a_journal_that_hangs_does_not_keep_from_rebooting() {
+        let names = ["a.service", "b.service", "c.service"].map(str::to_owned);
+        let slow = |name: &str| {
+            std::thread::sleep(Duration::from_millis(30));
+            vec![name.to_owned()]
+        };
+        let units = with_logs(
+            names.iter(),
+            Instant::now() + Duration::from_millis(20),
+            slow,
+        );
+        let logs: Vec<_> = units.iter().map(|unit| unit.log.len()).collect();
+        assert_eq!(logs, [1, 0, 0]);
     }
 
     #[test]

@@ -10,16 +10,17 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use disk::verity::Hasher;
-use host::{child, extensions};
+use host::{child, extensions, under};
 use release::dsse::{Envelope, MAX_ENVELOPE};
 use release::{Extension, ExtensionName, MANIFEST_FILE, Manifest, Sha256, Verified};
+use rustix::fs::FlockOperation;
 
 use crate::keys;
 use crate::paths::Paths;
@@ -41,16 +42,28 @@ fn verified(paths: &Paths, release: Sha256, name: &ExtensionName) -> PathBuf {
     dir.join(format!("{name}.raw"))
 }
 
-/// Those of the wanted that are not here for this release.
-pub(crate) fn missing(
-    paths: &Paths,
-    release: Sha256,
-) -> Result<Vec<ExtensionName>, extensions::ListError> {
-    let mut wanted = extensions::wanted(paths.root())?;
-    wanted.retain(|name| {
-        !verified(paths, release, name).exists() && !fetched(paths, release, name).exists()
+/// Of those that this host wants, for one release.
+#[derive(Debug, Default)]
+pub(crate) struct Open {
+    /// To be fetched.
+    pub missing: Vec<ExtensionName>,
+    /// Some are here, and not linked for all that: word of them was lost.
+    pub unlinked: bool,
+}
+
+pub(crate) fn open(paths: &Paths, release: Sha256) -> Result<Open, extensions::ListError> {
+    let wanted = extensions::wanted(paths.root())?;
+    let (here, missing): (Vec<_>, _) = wanted.into_iter().partition(|name| {
+        verified(paths, release, name).exists() || fetched(paths, release, name).exists()
     });
-    Ok(wanted)
+    let is_linked = |name| {
+        let link = fs::read_link(paths.merged_extensions().join(format!("{name}.raw")));
+        link.is_ok_and(|to| to == verified(paths, release, name))
+    };
+    Ok(Open {
+        missing,
+        unlinked: !here.iter().all(is_linked),
+    })
 }
 
 /// Unpacks what was downloaded, and has it verified later.
@@ -68,16 +81,19 @@ pub(crate) fn arrived(
     fs::remove_file(packed).with_context(|| format!("cannot remove {}", packed.display()))
 }
 
-/// The manifest that says what these are, and word to whoever waits.
-pub(crate) fn announce(paths: &Paths, release: Sha256, envelope: &str) -> anyhow::Result<()> {
+/// The manifest that says what these are. It comes before them: what is here without it is of no use, and not missing.
+pub(crate) fn expect(paths: &Paths, release: Sha256, envelope: &str) -> anyhow::Result<()> {
     let dir = paths.fetched_extensions().join(release.to_string());
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    host::atomic::sweep(&dir);
     host::atomic::write(&dir.join(MANIFEST_FILE), envelope.as_bytes(), 0o644, None)?;
-    host::atomic::write(
-        &paths.extensions_arrived(),
-        release.to_string().as_bytes(),
-        0o644,
-        None,
-    )?;
+    Ok(())
+}
+
+/// Word to whoever waits.
+pub(crate) fn announce(paths: &Paths, release: Sha256) -> anyhow::Result<()> {
+    let release = release.to_string();
+    host::atomic::write(&paths.extensions_arrived(), release.as_bytes(), 0o644, None)?;
     Ok(())
 }
 
@@ -184,6 +200,35 @@ fn clean(dir: &Path, keep: &[Sha256]) {
 /// already, and is to look again.
 pub fn run(source: &Source, merge: bool) -> anyhow::Result<()> {
     let paths = Paths::new(&source.root);
+    // What is wanted and what has come are watched by a unit each, and both may find something at once.
+    let dir = paths.extensions();
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let lock = File::open(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)
+        .with_context(|| format!("cannot lock {}", dir.display()))?;
+    // A unit that runs is not started once more by what changes meanwhile.
+    loop {
+        let before = changes(&paths);
+        let outcome = link_wanted(source, &paths, merge);
+        if changes(&paths) == before {
+            return outcome;
+        }
+    }
+}
+
+/// Both files are replaced, never written to.
+fn changes(paths: &Paths) -> [Option<(u64, i64, i64)>; 2] {
+    [
+        under(paths.root(), extensions::LIST),
+        paths.extensions_arrived(),
+    ]
+    .map(|path| {
+        let about = fs::metadata(path).ok()?;
+        Some((about.ino(), about.mtime(), about.mtime_nsec()))
+    })
+}
+
+fn link_wanted(source: &Source, paths: &Paths, merge: bool) -> anyhow::Result<()> {
     let wanted = extensions::wanted(&source.root)?;
     let Some(release) = source.running()? else {
         bail!("this system does not run from a slot, so it has no extensions");
@@ -192,9 +237,9 @@ pub fn run(source: &Source, merge: bool) -> anyhow::Result<()> {
     let mut linked = BTreeSet::new();
     let mut trouble = None;
     for name in &wanted {
-        match verify(&paths, release, name) {
+        match verify(paths, release, name) {
             Ok(true) => {
-                link(&paths, release, name)?;
+                link(paths, release, name)?;
                 linked.insert(format!("{name}.raw"));
             }
             // It comes with the next check.
@@ -205,7 +250,7 @@ pub fn run(source: &Source, merge: bool) -> anyhow::Result<()> {
             }
         }
     }
-    unlink_others(&paths, &linked)?;
+    unlink_others(paths, &linked)?;
     if merge {
         // Without waiting: systemd-sysext is ordered behind us.
         let mut systemctl = Command::new("systemctl");

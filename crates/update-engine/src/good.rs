@@ -12,6 +12,7 @@ use disk::esp::Entry;
 use release::status::SlotStatus;
 use serde_json::Value;
 
+use crate::epoch;
 use crate::extensions;
 use crate::paths::Paths;
 use crate::slots::{Access, Disk, NoDisk, Source, to_disk};
@@ -40,6 +41,10 @@ pub fn run(source: &Source) -> anyhow::Result<()> {
         extensions::clean_verified(&paths, &hashes);
         let text = serde_json::to_vec(&wire::Slots { slots })?;
         host::atomic::write(&paths.slots(), &text, 0o644, None)?;
+    }
+    // On a full disk it is not noted. Failing a boot for it would be worse: the next good one notes it.
+    if let Err(e) = epoch::note(&paths) {
+        tracing::error!("this release's epoch is not noted: {e:#}");
     }
     forget_attempts(&paths)?;
     forget_failure(&paths, source)?;

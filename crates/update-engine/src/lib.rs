@@ -8,6 +8,7 @@
 pub mod boot_failed;
 pub mod daemon;
 pub mod engine;
+mod epoch;
 pub mod extensions;
 pub mod fetch;
 pub mod good;

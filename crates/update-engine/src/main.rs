@@ -69,8 +69,10 @@ enum Command {
 enum When {
     /// Before systemd-sysext runs
     Boot,
-    /// Later: systemd-sysext is to look again
+    /// Others are wanted: systemd-sysext is to look again
     Changed,
+    /// Some were fetched: likewise
+    Arrived,
 }
 
 /// Under this name systemd calls us before it loads units, with three directories.
@@ -103,7 +105,7 @@ fn main() -> ExitCode {
         Command::Check { what, within } => {
             health::check(&source, what, Duration::from_secs(within))
         }
-        Command::Extensions { when } => extensions::run(&source, when == When::Changed),
+        Command::Extensions { when } => extensions::run(&source, when != When::Boot),
         Command::Generate { normal, .. } => generate(&source.root, &normal),
     };
     match result {

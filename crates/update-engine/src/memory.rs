@@ -40,6 +40,9 @@ pub struct Memory {
     /// per release is news, once per retry is noise.
     pub announced: Option<Sha256>,
     pub complained: Option<(Version, Code)>,
+    /// The release that was downloaded to be written when somebody says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downloaded: Option<Sha256>,
     /// The version that was last marked good.
     pub good: Option<Version>,
     /// The highest epoch of a release that was good here; lower ones are refused.
@@ -125,7 +128,11 @@ pub enum Report {
     FailuresCleared,
 }
 
-/// What went wrong, as the number that goes to the server in `errorcode`.
+/// What went wrong, as the number that goes to the server in `errorcode`. What an operator does about
+/// it differs from one to the next.
+///
+/// Codes that came later are written under the name of the one that they were split from: the release
+/// that this host falls back to may be older, and has to be able to read the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
@@ -133,11 +140,24 @@ pub enum Code {
     Server = 10,
     /// The manifest is not signed by a trusted key.
     Signature = 20,
-    /// A signed release that does not suit this host.
-    Unsuitable = 21,
+    /// A signed release that is older than what runs or is staged.
+    #[serde(rename = "unsuitable")]
+    Older = 21,
+    /// One for another architecture.
+    #[serde(rename(serialize = "unsuitable"))]
+    Architecture = 22,
+    /// One that needs another release first.
+    #[serde(rename(serialize = "unsuitable"))]
+    MinimumSource = 23,
+    /// One of an earlier epoch.
+    #[serde(rename(serialize = "unsuitable"))]
+    Epoch = 24,
     Download = 30,
-    /// The writer refused or failed.
+    /// The writer failed, or nothing is known of it.
     Write = 40,
+    /// The writer refused, and wrote nothing.
+    #[serde(rename(serialize = "write"))]
+    Refused = 41,
     /// It was booted and did not become healthy, or did not boot.
     FellBack = 50,
     /// The operator went back from it.
@@ -152,6 +172,8 @@ pub enum Code {
     MetadataEndless = 66,
     WrongTarget = 67,
     NoTarget = 68,
+    #[serde(rename(serialize = "metadata_rollback"))]
+    MetadataTakenBack = 69,
 }
 
 impl From<release::tuf::Code> for Code {
@@ -167,11 +189,45 @@ impl From<release::tuf::Code> for Code {
             Tuf::Endless => Self::MetadataEndless,
             Tuf::WrongTarget => Self::WrongTarget,
             Tuf::NoTarget => Self::NoTarget,
+            Tuf::TakenBack => Self::MetadataTakenBack,
         }
     }
 }
 
 impl Code {
+    const ALL: [Self; 21] = [
+        Self::Server,
+        Self::Signature,
+        Self::Older,
+        Self::Architecture,
+        Self::MinimumSource,
+        Self::Epoch,
+        Self::Download,
+        Self::Write,
+        Self::Refused,
+        Self::FellBack,
+        Self::RolledBack,
+        Self::MetadataMalformed,
+        Self::MetadataBelowThreshold,
+        Self::MetadataWrongRole,
+        Self::MetadataRollback,
+        Self::MetadataExpired,
+        Self::MetadataMixAndMatch,
+        Self::MetadataEndless,
+        Self::WrongTarget,
+        Self::NoTarget,
+        Self::MetadataTakenBack,
+    ];
+
+    pub fn number(self) -> u16 {
+        self as u16
+    }
+
+    pub fn from_number(number: u64) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|code| u64::from(code.number()) == number)
+    }
+
     /// Whether the release ran and was left again, so that no server should offer it to this host
     /// any more. All else may be better at the next try.
     pub fn is_verdict(self) -> bool {
@@ -251,5 +307,39 @@ impl Memory {
 fn keep_last<T>(list: &mut Vec<T>, most: usize) {
     if list.len() > most {
         list.drain(..list.len() - most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_read_by_older_releases() {
+        let old = [
+            "server",
+            "signature",
+            "unsuitable",
+            "download",
+            "write",
+            "fell_back",
+            "rolled_back",
+            "metadata_malformed",
+            "metadata_below_threshold",
+            "metadata_wrong_role",
+            "metadata_rollback",
+            "metadata_expired",
+            "metadata_mix_and_match",
+            "metadata_endless",
+            "wrong_target",
+            "no_target",
+        ];
+        for code in Code::ALL {
+            let text = serde_json::to_string(&code).unwrap();
+            assert!(old.contains(&text.trim_matches('"')), "{text}");
+            serde_json::from_str::<Code>(&text).unwrap();
+            assert_eq!(Code::from_number(code.number().into()), Some(code));
+        }
+        assert_eq!(Code::from_number(99), None);
     }
 }

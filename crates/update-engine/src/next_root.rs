@@ -150,7 +150,14 @@ fn tmp() -> anyhow::Result<()> {
 
 /// What is true of this boot and not of the next.
 fn begin(paths: &Paths, changed: Option<RootHash>) -> anyhow::Result<()> {
-    for path in [paths.good(), paths.slots(), paths.reboot_needed()] {
+    // Until update-engine runs again, nothing is known of updates.
+    for path in [
+        paths.good(),
+        paths.slots(),
+        paths.reboot_needed(),
+        paths.status(),
+        paths.metrics(),
+    ] {
         host::atomic::remove(&path)?;
     }
     // By what it did in this boot cloudinit knows what it need not start again: all of it was stopped.
@@ -221,6 +228,28 @@ fn file_system(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_that_was_true_of_this_boot_is_told_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let told = [
+            paths.good(),
+            paths.slots(),
+            paths.reboot_needed(),
+            paths.status(),
+            paths.metrics(),
+        ];
+        for path in &told {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "x").unwrap();
+        }
+        fs::create_dir_all(dir.path().join("run/cloudinit")).unwrap();
+        begin(&paths, None).unwrap();
+        for path in &told {
+            assert!(!path.exists(), "{}", path.display());
+        }
+    }
 
     #[test]
     fn only_a_kernel_that_is_known_can_be_the_same() {

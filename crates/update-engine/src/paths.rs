@@ -39,9 +39,24 @@ impl Paths {
         under(&self.root, "/var/lib/update-writer/tuf")
     }
 
+    /// The highest epoch that was good; the daemon cannot change it either.
+    pub(crate) fn epoch(&self) -> PathBuf {
+        under(&self.root, "/var/lib/update-writer/epoch")
+    }
+
     /// What root allows for a while.
     pub(crate) fn overrides(&self) -> PathBuf {
         under(&self.root, "/run/orlop/update-overrides.json")
+    }
+
+    /// Locked by root while it waits for an update that may believe expired metadata.
+    pub(crate) fn allow_expired(&self) -> PathBuf {
+        under(&self.root, "/run/orlop/update-allow-expired")
+    }
+
+    /// Likewise, for an update to an older release.
+    pub(crate) fn allow_older(&self) -> PathBuf {
+        under(&self.root, "/run/orlop/update-allow-older")
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -66,7 +81,7 @@ impl Paths {
         under(&self.root, "/var/lib/update-engine/extensions")
     }
 
-    /// Rewritten when there are new ones; `extensions.path` waits for that.
+    /// Rewritten when there are new ones; `extensions-arrived.path` waits for that.
     pub(crate) fn extensions_arrived(&self) -> PathBuf {
         under(&self.root, "/var/lib/update-engine/extensions/arrived")
     }

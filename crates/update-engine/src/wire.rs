@@ -30,8 +30,10 @@ type Range (start: int, end: int)
 # Writes a release: the signed manifest, and the paths of the downloaded files. By the way `delta`,
 # `usr` is a delta from the running image (and so is `uki`, if the manifest has one); by the way
 # `blocks` it is what Missing named, one after the other, and `index` the block index.
-# With `more`, tells how many bytes of the image are written.
-method Stage(envelope: string, usr: string, uki: string, way: ?(whole, delta, blocks), index: ?string) ->
+# With `more`, tells how many bytes of the image are written. `allow_expired`: the update was asked for
+# so; it is allowed only while root itself stands by that.
+method Stage(envelope: string, usr: string, uki: string, way: ?(whole, delta, blocks), index: ?string,
+  allow_expired: ?bool) ->
   (slot: ?string, done: ?int, total: ?int)
 
 # Which bytes of the compressed image hold blocks that the running image does not have.
@@ -40,8 +42,8 @@ method Missing(envelope: string, index: string) -> (ranges: []Range)
 # Exhausts the running slot's boot entry, so that the next boot takes the other slot.
 method Rollback() -> (slot: string, version: ?string)
 
-# Nothing was written.
-error Refused (message: string)
+# Nothing was written. `code` is what kind of refusal it is, as the server is told.
+error Refused (message: string, code: int)
 
 # This way does not lead to the image, another one may. What was being written cannot be booted.
 error WayClosed (message: string)
@@ -74,6 +76,8 @@ pub(crate) struct Stage {
     pub(crate) way: WayName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) index: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) allow_expired: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

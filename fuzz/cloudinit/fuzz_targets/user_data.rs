@@ -12,6 +12,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let lines = bytes.split(|byte| b"\r\n".contains(byte)).count();
     for finding in validate(&input) {
         // Gzip has lines of its own.
-        assert!(finding.pos.line <= lines + 1 || bytes.starts_with(&[0x1f, 0x8b]), "{finding}");
+        assert!(
+            finding.pos.line <= lines + 1 || bytes.starts_with(&[0x1f, 0x8b]),
+            "{finding}"
+        );
     }
 });

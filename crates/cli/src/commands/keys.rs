@@ -49,6 +49,9 @@ pub enum Command {
     /// Replace a key: root-1, root-2, root-3, targets, channel-NAME or online
     Rotate {
         holder: Holder,
+        /// The old one is gone for good; without this it has to be there
+        #[arg(long)]
+        lost: bool,
         #[command(flatten)]
         place: Place,
     },
@@ -152,9 +155,13 @@ pub fn run(command: &Command) -> Result<Exit> {
             place.open()?.withdraw(channel, version, now)?;
             println!("channel {channel} no longer has version {version}");
         }
-        Command::Rotate { holder, place } => {
+        Command::Rotate {
+            holder,
+            lost,
+            place,
+        } => {
             let repository = place.open()?;
-            repository.rotate(holder, now)?;
+            repository.rotate(holder, *lost, now)?;
             println!(
                 "the key is replaced; hosts follow by {}",
                 repository.root_file()?.display()

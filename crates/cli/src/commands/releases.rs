@@ -131,6 +131,7 @@ pub fn find(lab: &Lab, version: Option<&str>) -> Result<Release> {
 #[derive(Serialize)]
 struct Entry {
     version: String,
+    epoch: u64,
     usr_bytes: u64,
     download_bytes: u64,
     uki_bytes: u64,
@@ -147,6 +148,7 @@ fn list(format: Format) -> Result<Exit> {
             usr_bytes: size(release.usr()),
             download_bytes: size(release.dir.join("usr.erofs.zst")) + uki_bytes,
             uki_bytes,
+            epoch: image::summary(&release.dir).map_or(0, |summary| summary.epoch),
             dir: release.dir.display().to_string(),
             version: release.version,
         })
@@ -158,10 +160,11 @@ fn list(format: Format) -> Result<Exit> {
         let cells = |entry: &Entry| {
             let sizes =
                 [entry.usr_bytes, entry.download_bytes, entry.uki_bytes].map(output::megabytes);
-            [vec![entry.version.clone()], sizes.to_vec()].concat()
+            let names = vec![entry.version.clone(), entry.epoch.to_string()];
+            [names, sizes.to_vec()].concat()
         };
         output::table(
-            &["VERSION", "/USR", "DOWNLOAD", "UKI"],
+            &["VERSION", "EPOCH", "/USR", "DOWNLOAD", "UKI"],
             &entries.iter().map(cells).collect::<Vec<_>>(),
         )
     })?;

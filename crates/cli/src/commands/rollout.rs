@@ -102,6 +102,9 @@ pub struct ScopeArgs {
     /// One group
     #[arg(long)]
     group: Option<String>,
+    /// Only its rollout of this release; all of them unless told
+    #[arg(long, value_name = "VERSION", requires = "group")]
+    release: Option<Version>,
     #[command(flatten)]
     operator: OperatorArgs,
     #[command(flatten)]
@@ -109,10 +112,11 @@ pub struct ScopeArgs {
 }
 
 pub fn pause_or_resume(args: &ScopeArgs, pause: bool) -> Result<Exit> {
-    let of = match (&args.group, &args.channel) {
-        (Some(group), _) => Rollouts::Group(group),
-        (None, Some(channel)) => Rollouts::Channel(channel.as_str()),
-        (None, None) => bail!("say which: --channel or --group"),
+    let of = match (&args.group, &args.release, &args.channel) {
+        (Some(group), Some(version), _) => Rollouts::Release(group, version),
+        (Some(group), None, _) => Rollouts::Group(group),
+        (None, _, Some(channel)) => Rollouts::Channel(channel.as_str()),
+        (None, _, None) => bail!("say which: --channel or --group"),
     };
     let rollouts = args
         .operator
@@ -138,7 +142,10 @@ pub fn table(rollouts: &[RolloutState]) -> String {
             .map_or(100, |wave| wave.share);
         vec![
             rollout.group.clone(),
-            rollout.version.to_string(),
+            match rollout.stop {
+                true => format!("{} (on the way)", rollout.version),
+                false => rollout.version.to_string(),
+            },
             rollout.status.replace('_', " "),
             format!("{} of {} ({share} %)", rollout.wave, rollout.waves.len()),
             sum(|tally| tally.granted).to_string(),

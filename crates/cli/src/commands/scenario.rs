@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use image::repository::{Lifetimes, Repository};
@@ -46,6 +47,9 @@ pub struct RunArgs {
     /// Run the few that fail once more, one at a time when all others have ended, and say so
     #[arg(long)]
     again: bool,
+    /// Run nothing again that is not likely to end within this many minutes from now
+    #[arg(long, value_name = "MINUTES", requires = "again")]
+    within: Option<u64>,
     /// Build the releases they need, and stop there
     #[arg(long)]
     build_only: bool,
@@ -79,6 +83,9 @@ fn or_all(paths: &[PathBuf], lab: &Lab) -> Vec<PathBuf> {
 
 fn run_scenarios(args: &RunArgs) -> Result<Exit> {
     interrupt::catch()?;
+    let end = args
+        .within
+        .and_then(|minutes| Instant::now().checked_add(Duration::from_secs(minutes * 60)));
     let user_lab = lab()?;
     let mut scenarios = pool::collect(&or_all(&args.paths, &user_lab), args.filter.as_deref())?;
     if let Some(times) = args.times {
@@ -116,7 +123,7 @@ fn run_scenarios(args: &RunArgs) -> Result<Exit> {
     let done = |report: &Report| eprintln!("{}", line(report));
     let mut reports = pool::run_all(&stage, &scenarios, args.jobs, &done);
     if args.again {
-        pool::run_again(&stage, &scenarios, &mut reports, &done);
+        pool::run_again(&stage, &scenarios, &mut reports, end, &done);
     }
     let passed = reports.iter().filter(|report| report.passed).count();
     let all = scenarios.len();
@@ -141,10 +148,10 @@ fn run_scenarios(args: &RunArgs) -> Result<Exit> {
 
 fn line(report: &Report) -> String {
     let mark = if report.passed { "✓" } else { "✗" };
-    let again = if report.failed_before.is_some() {
-        " (run again)"
-    } else {
-        ""
+    let again = match (&report.failed_before, &report.turn) {
+        (None, _) => String::new(),
+        (Some(_), None) => " (run again)".into(),
+        (Some(_), Some(turn)) => format!(" (run again, from seed {})", turn.seed),
     };
     let error = report
         .error
@@ -182,6 +189,7 @@ impl Workshop for Bench {
                     cmdline: &spec.cmdline,
                     overlay,
                     minimum_source_version: spec.minimum_source_version.as_deref(),
+                    epoch: spec.epoch,
                 },
                 3,
                 &say,

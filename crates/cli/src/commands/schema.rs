@@ -107,9 +107,10 @@ mod tests {
             "update": {
                 "state": "downloading", "progress": 0.5, "version": "4", "size": 1000,
                 "last_check": "1970-01-01T00:00:00Z", "last_error": "x",
+                "last_error_code": 64,
             },
             "server": "http://10.0.2.2:8090/v1/update/", "machine_id": "abc", "hostname": "node1",
-            "boot_id": "def", "kernel": "6.12.0",
+            "boot_id": "def", "kernel": "6.12.0", "epoch": 1,
         }))
         .unwrap();
         serde_json::to_value(status).unwrap()
@@ -125,7 +126,14 @@ mod tests {
             bare[name] = Value::Null;
         }
         bare["failed"] = json!([]);
-        for name in ["progress", "version", "size", "last_check", "last_error"] {
+        for name in [
+            "progress",
+            "version",
+            "size",
+            "last_check",
+            "last_error",
+            "last_error_code",
+        ] {
             bare["update"][name] = Value::Null;
         }
         check(&bare).unwrap();
@@ -135,6 +143,10 @@ mod tests {
             change(&mut value);
             check(&value).unwrap_err()
         };
+        let update = &schema["$defs"]["UpdateStatus"]["properties"];
+        let about = |field: &str| update[field]["description"].as_str().unwrap_or_default();
+        assert!(!about("version").contains("bytes") && about("size").contains("bytes"));
+
         assert_eq!(wrong(&|v| v["more"] = json!(1)), "status.more is unknown");
         let without_health = |v: &mut Value| drop(v.as_object_mut().unwrap().remove("health"));
         assert_eq!(wrong(&without_health), "status.health is missing");

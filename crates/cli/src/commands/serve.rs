@@ -1,5 +1,6 @@
 //! `orlop serve`
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -26,12 +27,19 @@ pub struct Args {
     /// The address under which hosts fetch from it; without it the one that nodes of `up` see
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
+    /// More options for the update-server, such as --require-sign-in; `orlop serve -- --help` lists them
+    #[arg(last = true, value_name = "OPTION")]
+    more: Vec<OsString>,
 }
 
 pub fn run(args: &Args) -> Result<Exit> {
     let lab = lab()?;
     let data = args.data.clone().unwrap_or_else(|| lab.server());
     let keys = args.keys.clone().unwrap_or_else(|| lab.keys());
+    if args.more.iter().any(|it| it == "--help" || it == "-h") {
+        return Err(Command::new(program()?).arg("--help").exec())
+            .context("cannot start the update-server");
+    }
     if let Some(server) = server::Server::running(&data) {
         bail!(
             "it already runs at {} (./orlop down stops it)",
@@ -47,6 +55,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let mut command = Command::new(program()?);
     command.args(["--listen", &args.listen, "--public-url", &public_url]);
     command.arg("--data").arg(&data).arg("--keys").arg(&keys);
+    command.args(&args.more);
     Err(command.exec()).context("cannot start the update-server")
 }
 

@@ -134,6 +134,7 @@ impl Facts {
             hostname: self.hostname,
             boot_id: self.boot_id,
             kernel: self.kernel,
+            epoch: self.os.epoch().unwrap_or(0),
         };
         if let Some(engine) = self.engine {
             status.channel = engine.channel;
@@ -142,6 +143,7 @@ impl Facts {
             status.failed = engine.failed;
             status.update = engine.update;
             status.server = engine.server;
+            status.epoch = engine.epoch;
         }
         status
     }
@@ -215,6 +217,7 @@ fn text(status: &HostStatus) -> String {
         ("update", update_text(&status.update)),
         ("server", or_none(status.server.clone())),
         ("kernel", status.kernel.clone()),
+        ("epoch", status.epoch.to_string()),
     ];
     for failed in &status.failed {
         lines.push((
@@ -238,6 +241,9 @@ fn update_text(update: &UpdateStatus) -> String {
     }
     if let Some(error) = &update.last_error {
         text += &format!(", last error: {error}");
+        if let Some(code) = update.last_error_code {
+            text += &format!(" (code {code})");
+        }
     }
     text
 }
@@ -288,6 +294,20 @@ mod tests {
             health(&[("run/orlop/good", ""), failed_before]),
             Health::Healthy
         );
+    }
+
+    #[test]
+    fn an_error_is_shown_with_its_code() {
+        let mut update = UpdateStatus {
+            last_error: Some("timestamp.json expired".into()),
+            last_error_code: Some(64),
+            ..UpdateStatus::default()
+        };
+        let text = update_text(&update);
+        assert_eq!(text, "idle, last error: timestamp.json expired (code 64)");
+        update.last_error_code = None;
+        let text = update_text(&update);
+        assert_eq!(text, "idle, last error: timestamp.json expired");
     }
 
     #[test]

@@ -222,6 +222,7 @@ pub struct Changes<'a> {
     pub cmdline: &'a [String],
     pub overlay: Option<&'a Path>,
     pub minimum_source_version: Option<&'a str>,
+    pub epoch: Option<u64>,
 }
 
 /// Builds a release into a lab.
@@ -245,6 +246,7 @@ pub fn build(
             .collect(),
         cmdline: changes.cmdline.to_vec(),
         minimum_source_version: changes.minimum_source_version.map(str::parse).transpose()?,
+        epoch: changes.epoch,
         level,
         force: false,
         directory: None,

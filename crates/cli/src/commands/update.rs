@@ -1,9 +1,13 @@
 //! `orlop update`
 
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use release::Channel;
 use release::status::{EngineStatus, UpdateState};
+use rustix::fs::{FlockOperation, fcntl_lock};
 use serde_json::json;
 
 use super::engine;
@@ -24,6 +28,12 @@ pub struct Args {
     /// Fetch and check, and write nothing yet
     #[arg(long, conflicts_with = "check")]
     download_only: bool,
+    /// Write what --download-only fetched, and ask no server
+    #[arg(long, conflicts_with_all = ["check", "download_only", "from", "channel"])]
+    apply: bool,
+    /// Follow this channel from now on, and update to its release. An older release needs --force
+    #[arg(long, conflicts_with = "check", value_name = "NAME")]
+    channel: Option<Channel>,
     /// Take the newest release of this published tree (tuf/ and a directory for each version), whatever the server says;
     /// a directory is one that orlop release export made, such as on a USB stick
     #[arg(long, value_name = "DIR|URL")]
@@ -32,7 +42,7 @@ pub struct Args {
     #[arg(long)]
     allow_expired: bool,
     /// Forget which releases failed here, and have the server forget it; installs nothing
-    #[arg(long, conflicts_with_all = ["check", "force", "download_only", "from", "allow_expired"])]
+    #[arg(long, conflicts_with_all = ["check", "force", "download_only", "apply", "channel", "from", "allow_expired"])]
     clear_failed: bool,
     #[command(flatten)]
     output: Output,
@@ -42,6 +52,14 @@ pub fn run(args: &Args) -> Result<Exit> {
     if args.clear_failed {
         return clear_failed(args.output);
     }
+    if let Some(channel) = &args.channel {
+        let changed = host::conf::follow(Path::new("/"), channel)
+            .context("the channel stays as it was (only root may change it, try sudo)")?;
+        match changed {
+            true => eprintln!("this host follows {channel} from now on"),
+            false => eprintln!("this host follows {channel} already"),
+        }
+    }
     let (_tree, from) = match &args.from {
         Some(from) if !is_url(from) => {
             let tree = Tree::serve(Path::new(from))?;
@@ -50,18 +68,27 @@ pub fn run(args: &Args) -> Result<Exit> {
         }
         from => (None, from.clone()),
     };
+    let Args {
+        force,
+        download_only,
+        allow_expired,
+        ..
+    } = args;
     let (method, parameters) = if args.check {
-        ("Check", json!({ "from": from }))
+        let parameters = json!({ "from": from, "allow_expired": allow_expired });
+        ("Check", parameters)
     } else {
-        let Args {
-            force,
-            download_only,
-            ..
-        } = args;
-        let parameters = json!({ "force": force, "download_only": download_only, "from": from });
+        let parameters = json!({
+            "force": force, "download_only": download_only, "apply": args.apply, "from": from,
+            "allow_expired": allow_expired,
+        });
         ("Update", parameters)
     };
-    let allowed = args.allow_expired.then(allow_expired).transpose()?;
+    // The writer does not take the daemon's word for it that root wants this.
+    let permissions = [(*allow_expired, ALLOW_EXPIRED), (*force, ALLOW_OLDER)];
+    let wanted = permissions.iter().filter(|(wanted, _)| *wanted);
+    let allowed: Result<Vec<File>> = wanted.map(|(_, path)| hold(Path::new(path))).collect();
+    let allowed = allowed?;
     let step = Step::begin("update");
     let answer = engine::call(method, &parameters, &mut |status| {
         step.detail(&phase(status))
@@ -92,42 +119,34 @@ fn is_url(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
-/// What update-engine and its writer read; see `update-engine`'s `trust`.
-const OVERRIDES: &str = "/run/orlop/update-overrides.json";
-/// Should nobody be left to take it back.
-const ALLOWED_FOR: std::time::Duration = std::time::Duration::from_secs(3600);
+/// Who holds a lock for writing on it is root and allows an update to believe expired metadata; see
+/// `update-engine`'s `trust`.
+const ALLOW_EXPIRED: &str = "/run/orlop/update-allow-expired";
+/// Likewise, to be to an older release.
+const ALLOW_OLDER: &str = "/run/orlop/update-allow-older";
 
-/// Takes the permission back, to what it was.
-struct Allowed {
-    before: Option<Vec<u8>>,
-}
-
-fn allow_expired() -> Result<Allowed> {
-    let before = std::fs::read(OVERRIDES).ok();
-    let mut content = match &before {
-        Some(text) => serde_json::from_slice(text)
-            .with_context(|| format!("{OVERRIDES} is damaged; remove it"))?,
-        None => json!({}),
+/// Until it is dropped or this process ends in another way. The file stays: removed, it could be the one
+/// that somebody else is about to lock.
+fn hold(path: &Path) -> Result<File> {
+    let open = || -> std::io::Result<File> {
+        let file = File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(path)?;
+        // Whatever the umask says: update-engine is not root, and has to see the lock.
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        Ok(file)
     };
-    let until = jiff::Timestamp::now() + ALLOWED_FOR;
-    // What the file allowed for some time is not allowed for longer by this.
-    if before.is_none() {
-        content["until"] = json!(until);
-    }
-    content["allow_expired"] = json!(true);
-    std::fs::create_dir_all("/run/orlop")
-        .and_then(|()| std::fs::write(OVERRIDES, content.to_string()))
-        .with_context(|| format!("cannot write {OVERRIDES}; only root may do that, try sudo"))?;
-    Ok(Allowed { before })
-}
-
-impl Drop for Allowed {
-    fn drop(&mut self) {
-        let _ = match &self.before {
-            Some(before) => std::fs::write(OVERRIDES, before),
-            None => std::fs::remove_file(OVERRIDES),
-        };
-    }
+    let file = open().with_context(|| {
+        format!(
+            "cannot write {}; only root may do that, try sudo",
+            path.display()
+        )
+    })?;
+    fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive)
+        .context("another orlop update with --force or --allow-expired runs; wait for it")?;
+    Ok(file)
 }
 
 fn clear_failed(output: Output) -> Result<Exit> {
@@ -170,8 +189,40 @@ fn phase(status: &EngineStatus) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
     use release::status::FailedRelease;
+
+    /// As the kernel has it, which asks everybody but the process itself.
+    fn is_locked(path: &Path) -> bool {
+        let inode = std::fs::metadata(path).unwrap().ino();
+        let pid = std::process::id().to_string();
+        std::fs::read_to_string("/proc/locks")
+            .unwrap()
+            .lines()
+            .any(|line| {
+                let words: Vec<_> = line.split_whitespace().collect();
+                words[1..=4] == ["POSIX", "ADVISORY", "WRITE", &pid]
+                    && words[5].ends_with(&format!(":{inode}"))
+            })
+    }
+
+    #[test]
+    fn what_is_allowed_is_for_as_long_as_it_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("allow");
+        for _ in 0..2 {
+            let held = hold(&path).unwrap();
+            assert!(is_locked(&path));
+            let mode = held.metadata().unwrap().mode();
+            assert_eq!(mode & 0o777, 0o644);
+            drop(held);
+            assert!(!is_locked(&path));
+        }
+        let nowhere = hold(&dir.path().join("none/allow")).unwrap_err();
+        assert!(nowhere.to_string().contains("try sudo"), "{nowhere}");
+    }
 
     #[test]
     fn what_was_forgotten_is_named() {
@@ -188,6 +239,7 @@ mod tests {
             slots: vec![],
             channel: release::Channel::stable(),
             server: Some("http://server/v1/update/".into()),
+            epoch: 0,
         };
         assert_eq!(
             forgotten(&status),

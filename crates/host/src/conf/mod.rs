@@ -5,12 +5,14 @@
 //! merged (one value per key), validated ([`UpdateConf`], which cannot hold nonsense).
 
 mod drop_in;
+mod edit;
 mod parse;
 mod value;
 
 use std::path::Path;
 use std::time::Duration;
 
+pub use edit::follow;
 pub use parse::{ConfError, Warning};
 pub use value::{
     RebootStrategy, RebootType, Weekday, Window, WindowStart, format_duration, parse_duration,

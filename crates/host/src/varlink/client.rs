@@ -32,11 +32,12 @@ impl Client {
         }
     }
 
-    /// How long to wait for each message; without it, for ever.
+    /// How long to wait for each message, and for each call to be taken; without it, for ever.
     pub fn with_timeout(self, timeout: Duration) -> Result<Self, VarlinkError> {
-        self.framed
-            .stream()
+        let stream = self.framed.stream();
+        stream
             .set_read_timeout(Some(timeout))
+            .and_then(|()| stream.set_write_timeout(Some(timeout)))
             .map_err(VarlinkError::Io)?;
         Ok(self)
     }

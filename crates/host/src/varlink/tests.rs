@@ -284,3 +284,17 @@ fn a_silent_service_times_out() {
         VarlinkError::Timeout
     ));
 }
+
+#[test]
+fn a_peer_that_does_not_read_is_given_up() {
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let (sender, outcome) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let client = Client::from_stream(ours).with_timeout(Duration::from_millis(100));
+        // More than the socket takes.
+        let long = json!({ "text": "x".repeat(MAX_MESSAGE / 2) });
+        sender.send(client.unwrap().call("io.orlop.Counter.Add", long))
+    });
+    let outcome = outcome.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(matches!(outcome, Err(VarlinkError::Timeout)), "{outcome:?}");
+}

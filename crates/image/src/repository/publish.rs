@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Span, Timestamp as Time};
 use release::dsse::Envelope;
-use release::keys::SigningKey;
 use release::tuf::sign::seal;
 use release::tuf::{TargetMeta, Targets, Timestamp, target_name};
 use release::{Channel, MANIFEST_FILE, Version};
 
-use super::{Holder, ROOT_KEYS, ROOT_THRESHOLD, Repository, manifest_of, read_signed};
+use super::{Holder, ROOT_THRESHOLD, Repository, manifest_of, read_signed};
 
 impl Repository {
     /// As [`Self::add`], for who has a server that says which build of a version counts.
@@ -128,7 +127,7 @@ impl Repository {
         self.key(&Holder::Targets)?;
         self.key(&Holder::Online)?;
         let holder = Holder::Channel(channel.clone());
-        if !self.keys.join(holder.file()).exists() {
+        if !self.key_path(&holder).exists() {
             self.create_key(&holder)?;
         }
         channels.push(channel.clone());
@@ -154,9 +153,7 @@ impl Repository {
             Ok(expires < now.checked_add(half)?)
         };
         let root = self.root()?;
-        let roots: Vec<SigningKey> = (1..=ROOT_KEYS)
-            .filter_map(|n| self.key(&Holder::Root(n)).ok())
-            .collect();
+        let roots = self.root_keys()?;
         let new_root =
             old(root.expires, self.lifetimes.root)? && roots.len() >= ROOT_THRESHOLD as usize;
         if new_root {

@@ -35,6 +35,8 @@ pub enum Code {
     WrongTarget = 67,
     /// The channel has no such target, or no role speaks for it.
     NoTarget = 68,
+    /// A newer file that takes back what was seen before.
+    TakenBack = 69,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +53,15 @@ pub enum TufError {
         "{file} has version {got}, this host has seen {seen}: somebody replays old metadata, or the server was set back"
     )]
     Rollback { file: String, got: u64, seen: u64 },
+    #[error(
+        "{by} is signed and no older than the one that this host has seen, but names version {got} of {file}, of which the host has seen {seen}: the publisher was set back, or somebody else has the key"
+    )]
+    TakenBack {
+        file: String,
+        by: &'static str,
+        got: u64,
+        seen: u64,
+    },
     #[error(
         "{file} expired at {at}: the server does not renew it, somebody withholds newer metadata, or this host's clock is wrong"
     )]
@@ -77,6 +88,7 @@ impl TufError {
             Self::Endless { .. } => Code::Endless,
             Self::WrongTarget { .. } => Code::WrongTarget,
             Self::NoTarget(_) => Code::NoTarget,
+            Self::TakenBack { .. } => Code::TakenBack,
         }
     }
 }
@@ -190,7 +202,7 @@ impl Trusted {
         if let Some(seen) = seen.and_then(|seen| read(seen).ok()) {
             not_older(file, timestamp.version, seen.version)?;
             let before = meta(file, &seen.meta, "snapshot.json")?;
-            not_older("snapshot.json", snapshot.version, before.version)?;
+            not_taken_back(file, "snapshot.json", snapshot.version, before.version)?;
         }
         self.not_expired(file, timestamp.expires)?;
         self.timestamp = Some(timestamp);
@@ -232,7 +244,7 @@ impl Trusted {
                         why,
                     });
                 };
-                not_older(name, now.version, before.version)?;
+                not_taken_back(file, name, now.version, before.version)?;
             }
         }
         self.not_expired(file, snapshot.expires)?;
@@ -522,6 +534,18 @@ fn not_older(file: &str, got: u64, seen: u64) -> Result<(), TufError> {
         true => Ok(()),
         false => Err(TufError::Rollback {
             file: file.into(),
+            got,
+            seen,
+        }),
+    }
+}
+
+fn not_taken_back(by: &'static str, file: &str, got: u64, seen: u64) -> Result<(), TufError> {
+    match got >= seen {
+        true => Ok(()),
+        false => Err(TufError::TakenBack {
+            file: file.into(),
+            by,
             got,
             seen,
         }),

@@ -119,22 +119,43 @@ fn edited(bytes: &[u8], edit: impl FnOnce(&mut Signed)) -> Vec<u8> {
     signed.to_bytes().unwrap()
 }
 
+pub struct Attack {
+    pub name: &'static str,
+    pub files: Files,
+    /// What we call it.
+    pub code: Code,
+    /// What python-tuf calls it.
+    pub exception: &'static str,
+}
+
 /// Each against a host that saw version 2 and has the first root.
-pub fn attacks() -> Vec<(&'static str, Files, Code)> {
+pub fn attacks() -> Vec<Attack> {
     let three = || Repository {
         version: 3,
         ..Repository::new()
     };
     let mut attacks = Vec::new();
-    let mut attack = |name, files, code| attacks.push((name, files, code));
+    let mut attack = |name, files, code, exception| {
+        attacks.push(Attack {
+            name,
+            files,
+            code,
+            exception,
+        });
+    };
 
-    attack("replay", Repository::new().build(), Code::Rollback);
+    attack(
+        "replay",
+        Repository::new().build(),
+        Code::Rollback,
+        "BadVersionNumberError",
+    );
 
     let old = Repository {
         expires: now() - 1.hour(),
         ..three()
     };
-    attack("freeze", old.build(), Code::Expired);
+    attack("freeze", old.build(), Code::Expired, "ExpiredMetadataError");
 
     let mut files = three().build();
     let other = Repository {
@@ -143,7 +164,12 @@ pub fn attacks() -> Vec<(&'static str, Files, Code)> {
     }
     .channel_targets();
     files.insert("3.stable.json".into(), other);
-    attack("mix and match", files, Code::MixAndMatch);
+    attack(
+        "mix and match",
+        files,
+        Code::MixAndMatch,
+        "LengthOrHashMismatchError",
+    );
 
     let mut files = three().build();
     let two = Repository {
@@ -152,7 +178,12 @@ pub fn attacks() -> Vec<(&'static str, Files, Code)> {
     }
     .build();
     files.insert("3.snapshot.json".into(), two["2.snapshot.json"].clone());
-    attack("an older snapshot", files, Code::MixAndMatch);
+    attack(
+        "an older snapshot",
+        files,
+        Code::MixAndMatch,
+        "LengthOrHashMismatchError",
+    );
 
     let stranger = Repository {
         online: key(66),
@@ -160,7 +191,12 @@ pub fn attacks() -> Vec<(&'static str, Files, Code)> {
     };
     let mut files = stranger.build();
     files.insert("1.root.json".into(), three().build()["1.root.json"].clone());
-    attack("signed by a stranger", files, Code::BelowThreshold);
+    attack(
+        "signed by a stranger",
+        files,
+        Code::BelowThreshold,
+        "UnsignedMetadataError",
+    );
 
     let mut files = three().build();
     let root = Repository {
@@ -170,7 +206,12 @@ pub fn attacks() -> Vec<(&'static str, Files, Code)> {
     };
     let root = root.root_signed_by(&[key(66), key(67), key(1)]);
     files.insert("2.root.json".into(), root);
-    attack("a root below its threshold", files, Code::BelowThreshold);
+    attack(
+        "a root below its threshold",
+        files,
+        Code::BelowThreshold,
+        "UnsignedMetadataError",
+    );
 
     let mut files = three().build();
     let second = Repository {
@@ -187,29 +228,55 @@ pub fn attacks() -> Vec<(&'static str, Files, Code)> {
         root.signatures.push(again);
     });
     files.insert("2.root.json".into(), root);
-    attack("one signature twice", files, Code::BelowThreshold);
+    attack(
+        "one signature twice",
+        files,
+        Code::BelowThreshold,
+        "UnsignedMetadataError",
+    );
 
     let mut files = three().build();
     let wrong = edited(&files["3.snapshot.json"].clone(), |_| ());
     files.insert("timestamp.json".into(), wrong);
-    attack("a snapshot as timestamp", files, Code::WrongRole);
+    attack(
+        "a snapshot as timestamp",
+        files,
+        Code::WrongRole,
+        "RepositoryError",
+    );
 
     let mut files = three().build();
     let mut endless = files["timestamp.json"].clone();
     endless.resize(1 << 20, b' ');
     files.insert("timestamp.json".into(), endless);
-    attack("endless data", files, Code::Endless);
+    attack(
+        "endless data",
+        files,
+        Code::Endless,
+        "DownloadLengthMismatchError",
+    );
 
     let mut files = three().build();
-    files.insert(TARGET.into(), b"another manifest".to_vec());
-    attack("another target", files, Code::WrongTarget);
+    // As long as it should be: the digest alone tells.
+    files.insert(TARGET.into(), b"the forgery.".to_vec());
+    attack(
+        "another target",
+        files,
+        Code::WrongTarget,
+        "LengthOrHashMismatchError",
+    );
 
     let mut files = three().build();
     let changed = edited(&files["timestamp.json"].clone(), |it| {
         it.signed["version"] = 9.into()
     });
     files.insert("timestamp.json".into(), changed);
-    attack("a changed file", files, Code::BelowThreshold);
+    attack(
+        "a changed file",
+        files,
+        Code::BelowThreshold,
+        "UnsignedMetadataError",
+    );
 
     // The channel's role signs for targets of its own, but not as the top.
     let usurper = Repository {
@@ -218,11 +285,21 @@ pub fn attacks() -> Vec<(&'static str, Files, Code)> {
     };
     let mut files = usurper.build();
     files.insert("1.root.json".into(), three().build()["1.root.json"].clone());
-    attack("a channel as the top", files, Code::BelowThreshold);
+    attack(
+        "a channel as the top",
+        files,
+        Code::BelowThreshold,
+        "UnsignedMetadataError",
+    );
 
     let mut files = three().build();
     files.insert("timestamp.json".into(), b"{}".to_vec());
-    attack("something else", files, Code::Malformed);
+    attack(
+        "something else",
+        files,
+        Code::Malformed,
+        "DeserializationError",
+    );
 
     let mut root = serde_json::from_slice::<Signed>(&three().root_signed_by(&[])).unwrap();
     root.signed["version"] = 3.into();
@@ -230,7 +307,12 @@ pub fn attacks() -> Vec<(&'static str, Files, Code)> {
     add(&mut root, &key(2)).unwrap();
     let mut files = three().build();
     files.insert("2.root.json".into(), root.to_bytes().unwrap());
-    attack("a root that skips a version", files, Code::MixAndMatch);
+    attack(
+        "a root that skips a version",
+        files,
+        Code::MixAndMatch,
+        "BadVersionNumberError",
+    );
 
     attacks
 }

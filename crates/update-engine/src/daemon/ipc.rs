@@ -21,14 +21,18 @@ interface io.orlop.UpdateEngine
 method GetStatus() -> (status: object)
 
 # Asks the server; installs nothing. `available` is the version that Update would install.
-# `from`: as with Update.
-method Check(from: ?string) -> (status: object, available: ?string)
+# `from`, `allow_expired`: as with Update.
+method Check(from: ?string, allow_expired: ?bool) -> (status: object, available: ?string)
 
 # Checks, downloads and writes. With `more`, the status is sent each time it changes.
-# `force` also takes a version that failed here before, or an older one, and tells the server so.
-# `download_only` fetches and does not write. `from` is the URL of a published tree that is taken
-# instead of what the server says: `tuf/` and a directory for each version.
-method Update(force: ?bool, download_only: ?bool, from: ?string) -> (status: object, available: ?string)
+# `force` also takes a version that failed here before, or an older one, and tells the server so. The writer takes
+# an older one only while root holds a lock for writing (fcntl) on /run/orlop/update-allow-older.
+# `download_only` fetches and does not write; `apply` writes what was so fetched, and asks no server. `from` is the URL of a
+# published tree that is taken instead of what the server says: `tuf/` and a directory for each version. `allow_expired`
+# believes metadata past its date, for this update and only while root holds such a lock on
+# /run/orlop/update-allow-expired.
+method Update(force: ?bool, download_only: ?bool, apply: ?bool, from: ?string, allow_expired: ?bool) ->
+  (status: object, available: ?string)
 
 # Makes the next boot take the other slot. The rebooting is the reboot manager's (or yours).
 method Rollback() -> (status: object, available: ?string)
@@ -60,7 +64,11 @@ struct Update {
     #[serde(default)]
     download_only: Option<bool>,
     #[serde(default)]
+    apply: Option<bool>,
+    #[serde(default)]
     from: Option<String>,
+    #[serde(default)]
+    allow_expired: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +76,8 @@ struct Update {
 struct Check {
     #[serde(default)]
     from: Option<String>,
+    #[serde(default)]
+    allow_expired: Option<bool>,
 }
 
 /// The longest call has the address of a tree.
@@ -133,13 +143,16 @@ impl Handler for Service {
                     install: true,
                     force: update.force.unwrap_or(false),
                     download_only: update.download_only.unwrap_or(false),
+                    apply: update.apply.unwrap_or(false),
                     from: tree(update.from)?,
+                    allow_expired: update.allow_expired.unwrap_or(false),
                 })
             }
             "Check" => {
                 let check: Check = call.params()?;
                 Event::Asked(Ask {
                     from: tree(check.from)?,
+                    allow_expired: check.allow_expired.unwrap_or(false),
                     ..Ask::LOOK
                 })
             }

@@ -111,6 +111,7 @@ mod tests {
             }],
             channel: Channel::stable(),
             server: None,
+            epoch: 0,
         };
         insta::assert_snapshot!(text(&"2".parse().unwrap(), true, &status), @r#"
         # HELP orlop_update_info What runs here, and whose releases are taken.

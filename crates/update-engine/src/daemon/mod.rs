@@ -29,7 +29,7 @@ use crate::fetch::{Fetcher, Patience};
 use crate::memory::Memory;
 use crate::paths::Paths;
 use crate::trust::Follow;
-use crate::{health, wire};
+use crate::{epoch, health, wire};
 use work::{Task, Worker};
 
 /// How often the configuration is looked at while nothing else happens.
@@ -80,6 +80,14 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
     let paths = Paths::new(root);
     let host = facts(root)?;
     tracing::info!("version {} runs", host.version);
+    for dir in paths
+        .state()
+        .parent()
+        .into_iter()
+        .chain([&*paths.metadata()])
+    {
+        host::atomic::sweep(dir);
+    }
     let mut memory = Memory::load(&paths.state());
     let mut unsaved = false;
     // Before READY=1: mark-good, which forgets it, is ordered after us.
@@ -192,6 +200,11 @@ impl Driver {
         }
         let immediate = matches!(event, Event::ClearFailed | Event::Reset);
         if !immediate {
+            if !self.engine.is_settled() {
+                // Nothing may change for a while, and whoever joins is to know that it did.
+                let status = Box::new(self.engine.status());
+                let _ = caller.send(Answer::Progress(status));
+            }
             self.callers.push(caller.clone());
         }
         self.take(event)?;
@@ -275,11 +288,13 @@ impl Driver {
                 }
                 Action::ReadSlots => Task::ReadSlots,
                 Action::Check(ask) => Task::Check(settings, slot, ask),
+                Action::Reopen(id, allow_expired) => Task::Reopen(id, allow_expired),
                 Action::Download(offer) => Task::Download(offer, settings.rate),
                 Action::Discard(offer, closed) => Task::Discard(offer, closed),
                 Action::Stage(offer, after) => Task::Stage(offer, after),
                 Action::RollBack => Task::RollBack,
                 Action::Tell(reports) => Task::Tell(settings, slot, reports),
+                Action::LookForExtensions => Task::LookForExtensions(settings),
                 Action::Clean { keep } => Task::Clean(keep),
             };
             self.tasks.send(task).context("the worker ended")?;
@@ -349,7 +364,7 @@ impl Driver {
         Answer::Done {
             status: Box::new(self.engine.status()),
             available: self.engine.available.clone(),
-            error: self.engine.last_error.clone(),
+            error: self.engine.last_error.as_ref().map(|it| it.message.clone()),
         }
     }
 
@@ -404,6 +419,7 @@ fn facts(root: &Path) -> anyhow::Result<Host> {
             "aarch64" => "arm64",
             other => other,
         },
+        epoch: epoch::highest(&Paths::new(root))?,
         volatile: cmdline.get("state") == Some("volatile"),
     })
 }

@@ -5,21 +5,26 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
+use anyhow::{Context as _, ensure};
 use host::varlink::{Client, VarlinkError};
 use release::dsse::{Envelope, MAX_ENVELOPE};
 use release::omaha::{self, AppRequest, Os, Request, Response, UpdateCheck};
 use release::status::Health;
 use release::tuf::ChannelTargets;
 use release::{MANIFEST_FILE, Manifest, Sha256, Slot, Version};
+use serde::{Deserialize, Serialize};
 
 use super::Input;
 use crate::engine::{AfterStaging, Ask, Event, Host, Offer, Settings, Trouble};
 use crate::fetch::{FetchError, Fetcher, Want};
 use crate::memory::{Code, Report};
 use crate::paths::Paths;
-use crate::trust::{self, FromNetwork, Overrides, Store, TrustError};
-use crate::way::Way;
+use crate::trust::{self, Clock, FromNetwork, Overrides, Store, TrustError};
+use crate::way::{Way, WayName};
 use crate::{extensions, health, keys, wire};
+
+/// Beside the files of a download that is complete.
+const DOWNLOADED: &str = "downloaded.json";
 
 /// Flushing a slow disk may take long, but not without a word for ever.
 const WRITER_SILENCE: Duration = Duration::from_secs(300);
@@ -27,12 +32,60 @@ const WRITER_SILENCE: Duration = Duration::from_secs(300);
 pub(super) enum Task {
     ReadSlots,
     Check(Settings, Option<Slot>, Ask),
+    Reopen(Sha256, bool),
     Download(Box<Offer>, Option<u64>),
     Discard(Box<Offer>, Way),
     Stage(Box<Offer>, AfterStaging),
     RollBack,
     Tell(Settings, Option<Slot>, Vec<Report>),
+    LookForExtensions(Settings),
     Clean(Option<Sha256>),
+}
+
+/// What is needed of an offer to write it later.
+#[derive(Serialize, Deserialize)]
+struct Downloaded {
+    envelope: String,
+    bases: Vec<String>,
+    way: WayName,
+}
+
+impl Downloaded {
+    fn of(offer: &Offer) -> Self {
+        Self {
+            envelope: offer.envelope.clone(),
+            bases: offer.bases.clone(),
+            way: offer.way().name(),
+        }
+    }
+
+    fn save(&self, path: &Path) -> anyhow::Result<()> {
+        host::atomic::write(path, &serde_json::to_vec(self)?, 0o644, None)?;
+        Ok(())
+    }
+
+    fn load(path: &Path) -> anyhow::Result<Self> {
+        let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| path.display().to_string())
+    }
+
+    fn offer(self, worker: &Worker, id: Sha256) -> anyhow::Result<Offer> {
+        let keys = keys::trusted(&worker.paths.keys())?;
+        let manifest = Envelope::verify(self.envelope.as_bytes(), &keys)?;
+        ensure!(manifest.id() == id, "{DOWNLOADED} is about another release");
+        let mut ways = Way::all(&manifest, worker.host.root_hash);
+        // Those before it lead nowhere, and the running release may be another one by now.
+        if let Some(first) = ways.iter().position(|way| way.name() == self.way) {
+            ways.drain(..first);
+        }
+        Ok(Offer {
+            manifest,
+            envelope: self.envelope,
+            bases: self.bases,
+            ways,
+            allow_expired: false,
+        })
+    }
 }
 
 pub(super) struct Worker {
@@ -59,6 +112,7 @@ impl Worker {
         match task {
             Task::ReadSlots => Some(Event::Found(self.slots().map_err(|e| e.to_string()))),
             Task::Check(settings, slot, ask) => settle(self.check(&settings, slot, &ask)),
+            Task::Reopen(id, allow_expired) => settle(self.reopen(id, allow_expired)),
             Task::Download(offer, rate) => settle(self.download(&offer, rate)),
             Task::Discard(offer, closed) => {
                 self.discard(&offer, &closed);
@@ -68,6 +122,10 @@ impl Worker {
             Task::RollBack => settle(self.roll_back().map_err(|e| writer_trouble(e, None))),
             Task::Tell(settings, slot, reports) => {
                 Some(Event::Told(self.tell(&settings, slot, &reports)))
+            }
+            Task::LookForExtensions(settings) => {
+                self.look_for_extensions(&settings);
+                Some(Event::Looked)
             }
             Task::Clean(keep) => {
                 clean(&self.paths.downloads(), keep);
@@ -131,10 +189,7 @@ impl Worker {
     }
 
     fn check(&self, settings: &Settings, slot: Option<Slot>, ask: &Ask) -> Result<Event, Trouble> {
-        // The next release may have what this one has not.
-        if let Err(e) = self.extensions_of_running(settings) {
-            tracing::warn!("{e}");
-        }
+        self.look_for_extensions(settings);
         if let Some(tree) = &ask.from {
             return self.check_tree(settings, tree, ask);
         }
@@ -181,7 +236,7 @@ impl Worker {
             .collect();
         let mut trouble = None;
         for base in &bases {
-            match self.offer(settings, base, &bases) {
+            match self.offer(settings, base, &bases, ask.allow_expired) {
                 Ok(offer) => return Ok(Event::Offered(Box::new(offer))),
                 Err(t) => {
                     trouble = trouble.or(Some(Trouble {
@@ -196,7 +251,8 @@ impl Worker {
 
     /// From a published tree, without a server: the newest that the channel has for this host.
     fn check_tree(&self, settings: &Settings, tree: &str, ask: &Ask) -> Result<Event, Trouble> {
-        let Some(targets) = self.targets(settings, &format!("{tree}tuf/"))? else {
+        let Some(targets) = self.targets(settings, &format!("{tree}tuf/"), ask.allow_expired)?
+        else {
             return Err(server_trouble(
                 "this release has no TUF root, so it cannot tell which version of a tree is the newest".into(),
             ));
@@ -221,7 +277,8 @@ impl Worker {
             return Ok(Event::NothingNew);
         };
         let base = format!("{tree}{version}/");
-        match self.offer(settings, &base, std::slice::from_ref(&base)) {
+        let bases = std::slice::from_ref(&base);
+        match self.offer(settings, &base, bases, ask.allow_expired) {
             Ok(offer) => Ok(Event::Offered(Box::new(offer))),
             Err(trouble) => Err(Trouble {
                 version: Some(version),
@@ -231,7 +288,12 @@ impl Worker {
     }
 
     /// What the channel's metadata says now. None: this release believes manifests' signatures alone.
-    fn targets(&self, settings: &Settings, base: &str) -> Result<Option<ChannelTargets>, Trouble> {
+    fn targets(
+        &self,
+        settings: &Settings,
+        base: &str,
+        allow_expired: bool,
+    ) -> Result<Option<ChannelTargets>, Trouble> {
         let trouble = |error: TrustError| Trouble {
             code: error.code(),
             message: match &error {
@@ -244,23 +306,29 @@ impl Worker {
         let Some(root) = trust::baked_root(&self.paths.tuf_root()).map_err(trouble)? else {
             return Ok(None);
         };
-        let now = jiff::Timestamp::now();
-        let overrides = Overrides::read(&self.paths.overrides(), now);
+        let store = Store::new(self.paths.metadata());
+        let clock = Clock::read(&self.paths);
+        let overrides = Overrides::read(&self.paths, clock.judged(&store), allow_expired);
         let source = FromNetwork {
             fetcher: &self.fetcher,
             base,
         };
-        let store = Store::new(self.paths.metadata());
-        trust::refresh(&root, &store, &source, &settings.follow, now, overrides)
+        trust::refresh(&root, &store, &source, &settings.follow, &clock, overrides)
             .map(Some)
             .map_err(trouble)
     }
 
     /// Metadata and signature come first: nothing else is looked at before they are good.
-    fn offer(&self, settings: &Settings, base: &str, bases: &[String]) -> Result<Offer, Trouble> {
+    fn offer(
+        &self,
+        settings: &Settings,
+        base: &str,
+        bases: &[String],
+        allow_expired: bool,
+    ) -> Result<Offer, Trouble> {
         let tree = base.trim_end_matches('/').rsplit_once('/');
         let tree = tree.map_or(base, |(tree, _)| tree);
-        let targets = self.targets(settings, &format!("{tree}/tuf/"))?;
+        let targets = self.targets(settings, &format!("{tree}/tuf/"), allow_expired)?;
         let url = format!("{base}{MANIFEST_FILE}");
         let bytes = self
             .fetcher
@@ -286,6 +354,7 @@ impl Worker {
             manifest,
             envelope,
             bases: std::iter::once(base.to_owned()).chain(others).collect(),
+            allow_expired,
         })
     }
 
@@ -351,7 +420,36 @@ impl Worker {
         }
         self.extensions(&offer.manifest, &offer.envelope, &offer.bases)
             .map_err(trouble)?;
+        // Only to write it later without asking anybody: not worth failing for.
+        if let Err(e) = Downloaded::of(offer).save(&dir.join(DOWNLOADED)) {
+            tracing::warn!("{e:#}");
+        }
         Ok(Event::Downloaded)
+    }
+
+    /// What was downloaded, as if it were offered now. The writer asks the metadata whether it is still to be had.
+    fn reopen(&self, id: Sha256, allow_expired: bool) -> Result<Event, Trouble> {
+        let path = self.paths.download(id).join(DOWNLOADED);
+        let offer = Downloaded::load(&path).and_then(|it| it.offer(self, id));
+        match offer {
+            Ok(mut offer) => {
+                offer.allow_expired = allow_expired;
+                Ok(Event::Offered(Box::new(offer)))
+            }
+            Err(e) => Err(Trouble {
+                code: Code::Download,
+                message: format!("{e:#}; orlop update --download-only fetches it again"),
+                version: None,
+                release: None,
+            }),
+        }
+    }
+
+    fn look_for_extensions(&self, settings: &Settings) {
+        // The next release may have what this one has not.
+        if let Err(e) = self.extensions_of_running(settings) {
+            tracing::warn!("{e}");
+        }
     }
 
     /// What this host wants of the running release and does not have. The server's address leads to it.
@@ -360,9 +458,12 @@ impl Worker {
             return Ok(());
         };
         extensions::tidy(&self.paths);
-        let missing = extensions::missing(&self.paths, running).map_err(|e| with_source(&e))?;
-        if missing.is_empty() {
-            return Ok(());
+        let open = extensions::open(&self.paths, running).map_err(|e| with_source(&e))?;
+        if open.missing.is_empty() {
+            return match open.unlinked {
+                true => self.announce_extensions(running),
+                false => Ok(()),
+            };
         }
         self.fetcher.limit(settings.rate);
         let server = server.split("/v1/update").next().unwrap_or(server);
@@ -391,15 +492,17 @@ impl Worker {
         bases: &[String],
     ) -> Result<(), String> {
         let release = manifest.usr.root_hash;
-        let missing = extensions::missing(&self.paths, release).map_err(|e| with_source(&e))?;
-        if missing.is_empty() {
+        let open = extensions::open(&self.paths, release).map_err(|e| with_source(&e))?;
+        if open.missing.is_empty() {
             return Ok(());
         }
-        let keep: Vec<_> = self.host.root_hash.into_iter().chain([release]).collect();
-        extensions::clean_fetched(&self.paths, &keep);
+        // What is fetched for the running release says nothing of the one that is staged.
+        if let Some(running) = self.host.root_hash.filter(|running| *running != release) {
+            extensions::clean_fetched(&self.paths, &[running, release]);
+        }
+        extensions::expect(&self.paths, release, envelope).map_err(|e| format!("{e:#}"))?;
         let dir = self.paths.fetched_extensions().join(release.to_string());
-        fs::create_dir_all(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
-        for name in missing {
+        for name in open.missing {
             let Some(extension) = manifest.extension(&name) else {
                 return Err(format!(
                     "version {} has no extension {name}, which {} asks for",
@@ -421,7 +524,11 @@ impl Worker {
             extensions::arrived(&self.paths, manifest, extension, &packed)
                 .map_err(|e| format!("{e:#}"))?;
         }
-        extensions::announce(&self.paths, release, envelope).map_err(|e| format!("{e:#}"))
+        self.announce_extensions(release)
+    }
+
+    fn announce_extensions(&self, release: Sha256) -> Result<(), String> {
+        extensions::announce(&self.paths, release).map_err(|e| format!("{e:#}"))
     }
 
     /// Progress in steps of a percent of `total`, and at the end: not every 64 KiB.
@@ -446,6 +553,7 @@ impl Worker {
         let name = |file: &release::File| file.name.to_string();
         let keep = offer.way().files(&offer.manifest).map(name);
         let mut names = Vec::from(closed.files(&offer.manifest).map(name));
+        names.push(DOWNLOADED.to_owned());
         if matches!(closed, Way::Blocks(_)) {
             names.push(self.blocks_name(offer));
         }
@@ -514,6 +622,7 @@ impl Worker {
             uki: path(uki.name.as_str()),
             way: offer.way().name(),
             index,
+            allow_expired: offer.allow_expired,
         };
         for reply in self.writer()?.call_more(wire::STAGE, call)? {
             let reply: wire::Staged =
@@ -556,26 +665,38 @@ impl Worker {
 }
 
 /// From the first address that has it. One that fails half-way leaves the partial file to the next,
-/// which goes on there if it knows the content by the same name.
+/// which goes on there.
 fn from_any(
     bases: &[String],
     name: &str,
     mut fetch: impl FnMut(&str) -> Result<(), FetchError>,
 ) -> Result<(), FetchError> {
     let mut first = None;
+    let mut damaged = Vec::new();
     for base in bases {
-        match fetch(&format!("{base}{name}")) {
+        let url = format!("{base}{name}");
+        match fetch(&url) {
             Ok(()) => return Ok(()),
             Err(error @ (FetchError::Space { .. } | FetchError::File { .. })) => return Err(error),
             Err(error) => {
                 if bases.len() > 1 {
                     tracing::warn!("{error}; trying the next address");
                 }
+                if matches!(error, FetchError::Digest { .. }) {
+                    damaged.push(url);
+                }
                 first = first.or(Some(error));
             }
         }
     }
-    first.map_or(Ok(()), Err)
+    match (&damaged[..], first) {
+        // A bit may have been lost on the way, or two contents mixed. What is wrong twice is wrong.
+        ([url], Some(error)) => {
+            tracing::warn!("{error}; fetching the rest once again");
+            fetch(url)
+        }
+        (_, first) => first.map_or(Ok(()), Err),
+    }
 }
 
 fn omaha_event(report: &Report) -> omaha::Event {
@@ -620,8 +741,12 @@ fn writer_trouble(error: VarlinkError, offer: Option<&Offer>) -> Trouble {
         }
         error => format!("the writer: {}", with_source(error)),
     };
+    let code = match &error {
+        VarlinkError::Reply { parameters, .. } => parameters.get("code").and_then(|c| c.as_u64()),
+        _ => None,
+    };
     Trouble {
-        code: Code::Write,
+        code: code.and_then(Code::from_number).unwrap_or(Code::Write),
         message,
         version: offer.map(|o| o.manifest.version.clone()),
         release: offer.map(|o| o.manifest.id()),
@@ -658,7 +783,7 @@ mod tests {
 
     #[test]
     fn only_what_ran_and_was_left_is_held_against_a_release() {
-        use Code::{Download, FellBack, RolledBack, Server, Signature, Unsuitable, Write};
+        use Code::{Download, FellBack, Older, Refused, RolledBack, Server, Signature, Write};
         let meaning = |code| {
             let report = Report::Failed {
                 version: "2".parse().unwrap(),
@@ -670,7 +795,7 @@ mod tests {
             assert_eq!(event.error_code, Some(code as i64));
             event.meaning()
         };
-        for code in [Server, Signature, Unsuitable, Download, Write] {
+        for code in [Server, Signature, Older, Download, Write, Refused] {
             assert_eq!(meaning(code), EventMeaning::DownloadFailed, "{code:?}");
         }
         for code in [FellBack, RolledBack] {

@@ -1,8 +1,9 @@
 //! Whether a signed release suits this host.
 
-use release::Version;
+use release::{Manifest, Version};
 
 use super::{Ask, Engine, Offer};
+use crate::memory::Code;
 
 /// Why an offered release is not installed. Nothing is wrong with the transport: asking again
 /// soon would bring the same.
@@ -57,15 +58,18 @@ impl Refusal {
 
 impl Refusal {
     /// It is the release that does not fit this host: whoever published it should hear of it.
-    pub fn is_unsuitable(&self) -> bool {
-        matches!(
-            self,
-            Self::Architecture { .. }
-                | Self::Older { .. }
-                | Self::OlderThanStaged { .. }
-                | Self::Floor { .. }
-                | Self::Epoch { .. }
-        )
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Architecture { .. } => Some(Code::Architecture),
+            Self::Older { .. } | Self::OlderThanStaged { .. } => Some(Code::Older),
+            Self::Floor { .. } => Some(Code::MinimumSource),
+            Self::Epoch { .. } => Some(Code::Epoch),
+            Self::Running(_)
+            | Self::Staged(_)
+            | Self::RollbackWaits(_)
+            | Self::Failed { .. }
+            | Self::NoSlot { .. } => None,
+        }
     }
 }
 
@@ -97,40 +101,15 @@ pub(super) fn accept(engine: &Engine, offer: &Offer, ask: &Ask) -> Result<(), Re
     if engine.memory.rollback.is_some() || exhausted {
         return Err(Refusal::RollbackWaits(version()));
     }
-    if manifest.architecture != engine.host.architecture {
-        return Err(Refusal::Architecture {
-            version: version(),
-            got: manifest.architecture.clone(),
-            want: engine.host.architecture,
-        });
-    }
-    if manifest.epoch < engine.memory.epoch {
-        return Err(Refusal::Epoch {
-            version: version(),
-            got: manifest.epoch,
-            seen: engine.memory.epoch,
-        });
-    }
-    if let Some(minimum) = manifest
-        .minimum_source_version
-        .as_ref()
-        .filter(|m| running < *m)
-    {
-        return Err(Refusal::Floor {
-            offered: version(),
-            minimum: minimum.clone(),
-            running: running.clone(),
-        });
-    }
+    let facts = Facts {
+        version: running,
+        architecture: engine.host.architecture,
+        epoch: engine.epoch(),
+    };
+    suits(manifest, &facts, ask.force)?;
     if !ask.force {
         if manifest.version == *running {
             return Err(Refusal::Running(version()));
-        }
-        if manifest.version < *running {
-            return Err(Refusal::Older {
-                offered: version(),
-                running: running.clone(),
-            });
         }
         if let Some(failure) = engine.memory.failure_of(&manifest.version, manifest.id()) {
             return Err(Refusal::Failed {
@@ -146,6 +125,48 @@ pub(super) fn accept(engine: &Engine, offer: &Offer, ask: &Ask) -> Result<(), Re
         return Err(Refusal::NoSlot {
             version: version(),
             why,
+        });
+    }
+    Ok(())
+}
+
+/// What a release is measured by.
+pub(crate) struct Facts<'a> {
+    pub(crate) version: &'a Version,
+    pub(crate) architecture: &'static str,
+    pub(crate) epoch: u64,
+}
+
+/// What holds for every way into a slot. The daemon asks before it downloads; the writer asks again, with
+/// facts and a permission (`older`) that the daemon cannot change.
+pub(crate) fn suits(manifest: &Manifest, host: &Facts<'_>, older: bool) -> Result<(), Refusal> {
+    let version = || manifest.version.clone();
+    if manifest.architecture != host.architecture {
+        return Err(Refusal::Architecture {
+            version: version(),
+            got: manifest.architecture.clone(),
+            want: host.architecture,
+        });
+    }
+    if manifest.epoch < host.epoch {
+        return Err(Refusal::Epoch {
+            version: version(),
+            got: manifest.epoch,
+            seen: host.epoch,
+        });
+    }
+    let minimum = manifest.minimum_source_version.as_ref();
+    if let Some(minimum) = minimum.filter(|minimum| host.version < *minimum) {
+        return Err(Refusal::Floor {
+            offered: version(),
+            minimum: minimum.clone(),
+            running: host.version.clone(),
+        });
+    }
+    if manifest.version < *host.version && !older {
+        return Err(Refusal::Older {
+            offered: version(),
+            running: host.version.clone(),
         });
     }
     Ok(())

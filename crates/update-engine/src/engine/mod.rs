@@ -25,6 +25,7 @@ use release::status::SlotStatus;
 use release::{Channel, Manifest, Sha256, Slot, Verified, Version};
 
 pub use accept::Refusal;
+pub(crate) use accept::{Facts, suits};
 pub use reconcile::{Attempt, Evidence, Failure};
 pub use step::step;
 
@@ -47,9 +48,19 @@ pub struct Engine {
     pub good: bool,
     /// Reports are on their way to the server.
     pub telling: bool,
-    pub last_error: Option<String>,
+    /// Looks for extensions that are still to come, each for somebody who asked meanwhile.
+    pub looks: u32,
+    pub last_error: Option<Problem>,
     /// The release a check without installing found.
     pub available: Option<Version>,
+}
+
+/// What the last attempt ended with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// None: the server has no use for it.
+    pub code: Option<Code>,
+    pub message: String,
 }
 
 /// What runs. Does not change while it runs.
@@ -62,6 +73,8 @@ pub struct Host {
     pub architecture: &'static str,
     /// Names kernel, initrd and command line. None: nobody knows.
     pub kernel: Option<Sha256>,
+    /// Of what runs, or the highest that was good here before.
+    pub epoch: u64,
     /// Nothing is remembered over a reboot, so a release that failed would be tried for ever.
     pub volatile: bool,
 }
@@ -89,6 +102,8 @@ pub struct Offer {
     /// Where its files are, each ending in a slash. The first is where the manifest came from, the
     /// others are taken when it stops answering.
     pub bases: Vec<String>,
+    /// It was asked for by somebody who allows metadata past its date; the writer looks whether root does.
+    pub allow_expired: bool,
     /// How it can come here. The first one is taken; when it turns out to lead nowhere, the next.
     pub ways: Vec<Way>,
 }
@@ -119,6 +134,8 @@ pub enum Phase {
         failures: u32,
         /// The server was asked without force, and somebody has come who wants it.
         again: bool,
+        /// Somebody waits with going back until this is over.
+        roll_back: bool,
     },
     Downloading {
         offer: Box<Offer>,
@@ -145,8 +162,12 @@ pub struct Ask {
     pub force: bool,
     /// Fetch it, and write nothing.
     pub download_only: bool,
+    /// What was fetched, and no other: no server is asked.
+    pub apply: bool,
     /// From this published tree (its URL ends in a slash) instead of where the server says.
     pub from: Option<String>,
+    /// Believe metadata past its date, if root stands by that.
+    pub allow_expired: bool,
 }
 
 impl Ask {
@@ -154,7 +175,9 @@ impl Ask {
         install: true,
         force: false,
         download_only: false,
+        apply: false,
         from: None,
+        allow_expired: false,
     };
     fn is_to_write(&self) -> bool {
         self.install && !self.download_only
@@ -165,7 +188,9 @@ impl Ask {
         install: false,
         force: false,
         download_only: false,
+        apply: false,
         from: None,
+        allow_expired: false,
     };
 }
 
@@ -195,6 +220,8 @@ pub enum Event {
     Trouble(Trouble),
     /// The server took this many reports.
     Told(Result<usize, String>),
+    /// What the running release has of the wanted extensions is here, or could not be had.
+    Looked,
 }
 
 /// A worker's failure.
@@ -208,11 +235,23 @@ pub struct Trouble {
     pub release: Option<Sha256>,
 }
 
+impl From<Trouble> for Problem {
+    fn from(trouble: Trouble) -> Self {
+        Self {
+            code: Some(trouble.code),
+            message: trouble.message,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     ReadSlots,
     LookForGood,
     Check(Ask),
+    /// Look at a release that was downloaded to be written later, as if it were offered now; with expired metadata, if
+    /// that is allowed.
+    Reopen(Sha256, bool),
     Download(Box<Offer>),
     /// Delete what was downloaded for a way that is closed and does not serve the offer's next one.
     Discard(Box<Offer>, Way),
@@ -226,6 +265,8 @@ pub enum Action {
     /// Nothing waits for a reboot (any more).
     WithdrawReboot,
     Tell(Vec<Report>),
+    /// Fetch wanted extensions of the running release, as each check does.
+    LookForExtensions,
     /// Delete downloads of other releases.
     Clean {
         keep: Option<Sha256>,
@@ -256,6 +297,8 @@ pub enum Busy {
     NotGood,
     #[error("an update is being downloaded or written; try again when it is done")]
     Updating,
+    #[error("the slots are being looked at; try again in a moment")]
+    Looking,
     #[error("a rollback is being written, or waits for a reboot")]
     RollingBack,
     #[error(
@@ -264,6 +307,8 @@ pub enum Busy {
     Staged,
     #[error("the other slot holds nothing that can be booted")]
     NothingThere,
+    #[error("nothing was downloaded to be installed later: orlop update --download-only does that")]
+    NothingDownloaded,
     #[error("updates are switched off: set SERVER= in /etc/coreos/update.conf")]
     NoServer,
     #[error("{0}")]
@@ -282,6 +327,7 @@ impl Engine {
             reconciled: false,
             good: false,
             telling: false,
+            looks: 0,
             last_error: None,
             available: None,
         }
@@ -314,7 +360,14 @@ impl Engine {
     /// Whether a request can be served now; joining a running check or update is fine.
     pub fn admits(&self, event: &Event) -> Result<(), Busy> {
         match (event, &self.phase) {
-            (Event::Asked(Ask { from: None, .. }), _) if self.settings.server.is_none() => {
+            (
+                Event::Asked(Ask {
+                    from: None,
+                    apply: false,
+                    ..
+                }),
+                _,
+            ) if self.settings.server.is_none() => {
                 let problem = self.settings.problem.clone();
                 Err(problem.map_or(Busy::NoServer, Busy::BadConfiguration))
             }
@@ -324,8 +377,16 @@ impl Engine {
             (Event::Asked(_) | Event::AskedRollback, Phase::RollingBack { .. }) => {
                 Err(Busy::RollingBack)
             }
+            (Event::Asked(Ask { apply: true, .. }), Phase::Idle { .. })
+                if self.memory.downloaded.is_none() =>
+            {
+                Err(Busy::NothingDownloaded)
+            }
             (Event::Asked(_), _) => Ok(()),
             (Event::AskedRollback, Phase::Idle { .. }) => self.admits_rollback(),
+            // Decided at its end.
+            (Event::AskedRollback, Phase::Checking { .. }) if !self.reconciled => Ok(()),
+            (Event::AskedRollback, Phase::Checking { .. }) => self.admits_rollback(),
             (Event::Reset, Phase::Starting | Phase::Proving) => Err(Busy::NotGood),
             (Event::Reset, Phase::Idle { .. }) if self.memory.rollback.is_none() => Ok(()),
             (Event::Reset, Phase::Idle { .. } | Phase::RollingBack { .. }) => {
@@ -336,11 +397,13 @@ impl Engine {
         }
     }
 
-    fn admits_rollback(&self) -> Result<(), Busy> {
+    pub(super) fn admits_rollback(&self) -> Result<(), Busy> {
         let bootable = self
             .other_slot()
             .is_some_and(|s| s.tries_left.is_some_and(|n| n > 0));
         match bootable {
+            // What is staged may be unknown.
+            _ if !self.reconciled => Err(Busy::Looking),
             _ if self.memory.rollback.is_some() => Err(Busy::RollingBack),
             _ if self.staged().is_some() => Err(Busy::Staged),
             true => Ok(()),
@@ -348,9 +411,15 @@ impl Engine {
         }
     }
 
+    /// Releases of an earlier one are refused. Neither a memory that was lost nor a host that was installed
+    /// with it and has never updated makes it lower.
+    pub fn epoch(&self) -> u64 {
+        self.memory.epoch.max(self.host.epoch)
+    }
+
     /// Nothing is going on: whoever waits for an outcome has it now.
     pub fn is_settled(&self) -> bool {
-        matches!(self.phase, Phase::Idle { .. })
+        matches!(self.phase, Phase::Idle { .. }) && self.looks == 0
     }
 
     /// The release that waits for a reboot.

@@ -5,7 +5,7 @@ use release::status::{FailedRelease, SlotStatus};
 use release::{Sha256, Version};
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Engine, Why};
+use super::{Action, Engine, Problem, Why};
 use crate::memory::{Code, Report, Staging};
 
 /// What earlier boots left in `/var/lib/orlop/boot`.
@@ -242,7 +242,10 @@ impl Engine {
             "version {version} failed, back on {}: {reason}",
             self.host.version
         );
-        self.last_error = Some(format!("version {version} failed: {reason}"));
+        self.last_error = Some(Problem {
+            code: Some(Code::FellBack),
+            message: format!("version {version} failed: {reason}"),
+        });
         self.memory.remember_failure(FailedRelease {
             version: version.clone(),
             id,

@@ -3,6 +3,7 @@
 use release::status::{EngineStatus, SlotRelease, UpdateState, UpdateStatus};
 
 use super::{Engine, Offer, Phase};
+use crate::memory::Code;
 
 impl Engine {
     pub fn status(&self) -> EngineStatus {
@@ -22,6 +23,11 @@ impl Engine {
                     soft_reboot: false,
                 })
             });
+        let last = self.last_error.as_ref();
+        let (message, code) = (
+            last.map(|it| it.message.clone()),
+            last.and_then(|it| it.code),
+        );
         EngineStatus {
             update: UpdateStatus {
                 state: self.update_state(staged.is_some()),
@@ -29,7 +35,8 @@ impl Engine {
                 version: self.offer().map(|o| o.manifest.version.clone()),
                 size: self.offer().map(Offer::download_size),
                 last_check: self.memory.last_check,
-                last_error: self.last_error.clone().or_else(|| self.standing()),
+                last_error: message.or_else(|| self.standing()),
+                last_error_code: code.map(Code::number),
             },
             staged,
             rollback,
@@ -37,6 +44,7 @@ impl Engine {
             slots: self.slots.clone(),
             channel: self.settings.channel.clone(),
             server: self.settings.server.clone(),
+            epoch: self.epoch(),
         }
     }
 

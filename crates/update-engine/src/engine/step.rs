@@ -5,7 +5,7 @@ use release::status::FailedRelease;
 use release::{Sha256, Slot, Version};
 
 use super::accept::accept;
-use super::{Action, AfterStaging, Ask, Engine, Event, Offer, Phase, Trouble, Why};
+use super::{Action, AfterStaging, Ask, Engine, Event, Offer, Phase, Problem, Trouble, Why};
 use crate::memory::{ClosedWay, Code, Known, Report, Rollback, Staging};
 use crate::way::Way;
 
@@ -29,6 +29,10 @@ impl Engine {
         let (phase, actions) = match (phase, event) {
             (phase, Event::Found(found)) => self.found(phase, found, now),
             (phase, Event::Told(result)) => (phase, self.told(result)),
+            (phase, Event::Looked) => {
+                self.looks = self.looks.saturating_sub(1);
+                (phase, Vec::new())
+            }
             (phase, Event::ClearFailed) => {
                 self.clear_failed();
                 (phase, Vec::new())
@@ -71,31 +75,77 @@ impl Engine {
                     ask,
                     failures,
                     again,
+                    roll_back,
                 },
                 Event::Asked(more),
             ) => {
                 let again = again | (more.force & !ask.force);
                 let again = again | (more.from.is_some() & (more.from != ask.from));
-                let install = ask.install | more.install;
+                let again = again | (ask.apply & !more.apply);
+                let again = again | (more.allow_expired & !ask.allow_expired);
+                let allow_expired = ask.allow_expired | more.allow_expired;
+                // What was allowed to somebody who only looks is installed for nobody.
+                let installs = |ask: &Ask| ask.install & (ask.allow_expired | !allow_expired);
+                let install = installs(&ask) | installs(&more);
                 let ask = Ask {
                     install,
                     force: ask.force | more.force,
                     // Whoever wants more than a download gets it.
                     download_only: install & !ask.is_to_write() & !more.is_to_write(),
+                    apply: ask.apply & more.apply,
                     from: more.from.or(ask.from),
+                    allow_expired,
                 };
                 let phase = Phase::Checking {
                     ask,
                     failures,
                     again,
+                    roll_back,
                 };
-                (phase, Vec::new())
+                (phase, self.look_again())
             }
             (
                 Phase::Checking {
                     ask,
                     failures,
+                    again,
+                    ..
+                },
+                Event::AskedRollback,
+            ) => {
+                let phase = Phase::Checking {
+                    ask,
+                    failures,
+                    again,
+                    roll_back: true,
+                };
+                (phase, Vec::new())
+            }
+            // Whatever is offered would be written over the release that is gone back to.
+            (
+                Phase::Checking {
+                    failures,
+                    roll_back: true,
+                    ..
+                },
+                Event::NothingNew | Event::Offered(_) | Event::Trouble(_),
+            ) => match self.admits_rollback() {
+                Ok(()) => (Phase::RollingBack { failures }, vec![Action::RollBack]),
+                Err(busy) => {
+                    self.last_error = Some(Problem {
+                        code: None,
+                        message: busy.to_string(),
+                    });
+                    let first = false;
+                    (Phase::Idle { failures, first }, Vec::new())
+                }
+            },
+            (
+                Phase::Checking {
+                    ask,
+                    failures,
                     again: true,
+                    ..
                 },
                 Event::NothingNew | Event::Offered(_) | Event::Trouble(_),
             ) => self.check(ask, failures),
@@ -123,10 +173,10 @@ impl Engine {
                     done,
                     ask,
                 };
-                (phase, Vec::new())
+                (phase, self.look_again())
             }
             // Who asks meanwhile gets this update's outcome.
-            (phase @ Phase::Writing { .. }, Event::Asked(_)) => (phase, Vec::new()),
+            (phase @ Phase::Writing { .. }, Event::Asked(_)) => (phase, self.look_again()),
             (
                 Phase::Downloading {
                     offer,
@@ -194,13 +244,8 @@ impl Engine {
                     from: self.host.root_hash,
                     way: offer.way().name(),
                 });
-                let (phase, mut actions) = self.next_way(offer, failures, ask, trouble, now);
-                // What was staged before is there still, unless the writer had begun.
-                self.reconciled = false;
-                if !actions.contains(&Action::ReadSlots) {
-                    actions.insert(0, Action::ReadSlots);
-                }
-                (phase, actions)
+                let (phase, actions) = self.next_way(offer, failures, ask, trouble, now);
+                (phase, self.ask_the_disk(actions))
             }
             (Phase::Writing { offer, .. }, Event::Staged(slot)) => {
                 (idle(), self.staged_in(&offer, slot))
@@ -211,14 +256,16 @@ impl Engine {
             }
 
             (
-                Phase::Checking { failures, .. }
-                | Phase::Downloading { failures, .. }
-                | Phase::Writing { failures, .. },
+                Phase::Checking { failures, .. } | Phase::Downloading { failures, .. },
                 Event::Trouble(trouble),
             ) => self.trouble(trouble, failures, now),
+            (Phase::Writing { failures, .. }, Event::Trouble(trouble)) => {
+                let (phase, actions) = self.trouble(trouble, failures, now);
+                (phase, self.ask_the_disk(actions))
+            }
             (Phase::RollingBack { failures }, Event::Trouble(trouble)) => {
                 // The operator hears of it; it says nothing about the next check.
-                self.last_error = Some(trouble.message);
+                self.last_error = Some(trouble.into());
                 (
                     Phase::Idle {
                         failures,
@@ -232,7 +279,7 @@ impl Engine {
             (phase, Event::RolledBack { .. }) => (phase, vec![Action::ReadSlots]),
             (phase @ (Phase::Idle { .. } | Phase::Proving), Event::Trouble(trouble)) => {
                 tracing::warn!("{}", trouble.message);
-                self.last_error = Some(trouble.message);
+                self.last_error = Some(trouble.into());
                 (phase, Vec::new())
             }
 
@@ -292,6 +339,7 @@ impl Engine {
     fn became_good(&mut self) -> Vec<Action> {
         self.good = true;
         self.remember_what_runs();
+        self.memory.epoch = self.epoch();
         let version = self.host.version.clone();
         let arrived = self
             .memory
@@ -340,13 +388,23 @@ impl Engine {
         if !self.reconciled {
             actions.push(Action::ReadSlots);
         }
-        actions.push(Action::Check(ask.clone()));
+        actions.push(match self.memory.downloaded.filter(|_| ask.apply) {
+            Some(id) => Action::Reopen(id, ask.allow_expired),
+            None => Action::Check(ask.clone()),
+        });
         let phase = Phase::Checking {
             ask,
             failures,
             again: false,
+            roll_back: false,
         };
         (phase, actions)
+    }
+
+    /// What is wanted may have changed since the check that is joined looked.
+    fn look_again(&mut self) -> Vec<Action> {
+        self.looks += 1;
+        vec![Action::LookForExtensions]
     }
 
     fn clear_failed(&mut self) {
@@ -382,7 +440,7 @@ impl Engine {
         })
     }
 
-    fn checked(&mut self, now: Timestamp, error: Option<String>) {
+    fn checked(&mut self, now: Timestamp, error: Option<Problem>) {
         self.memory.last_check = Some(now);
         self.last_error = error;
     }
@@ -402,15 +460,12 @@ impl Engine {
             }
             Err(refusal) => {
                 tracing::warn!("{refusal}");
-                self.checked(now, Some(refusal.to_string()));
-                if refusal.is_unsuitable() {
-                    self.complain(
-                        Code::Unsuitable,
-                        version,
-                        Some(offer.manifest.id()),
-                        refusal.to_string(),
-                    );
+                let (code, message) = (refusal.code(), refusal.to_string());
+                if let Some(code) = code {
+                    let id = Some(offer.manifest.id());
+                    self.complain(code, version, id, message.clone());
                 }
+                self.checked(now, Some(Problem { code, message }));
                 (idle(), Vec::new())
             }
             Ok(()) if !ask.install => {
@@ -427,6 +482,7 @@ impl Engine {
                     offer.download_size()
                 );
                 let id = Some(offer.manifest.id());
+                self.memory.downloaded.take_if(|old| Some(*old) != id);
                 if std::mem::replace(&mut self.memory.announced, id) != id {
                     self.memory.report(Report::DownloadStarted { version });
                 }
@@ -501,6 +557,7 @@ impl Engine {
             tracing::info!("version {} is here, and not written yet", manifest.version);
             self.last_error = None;
             self.available = Some(manifest.version.clone());
+            self.memory.downloaded = Some(manifest.id());
             return (idle(), Vec::new());
         }
         let Some(slot) = self.other_slot().map(|s| s.slot) else {
@@ -578,6 +635,7 @@ impl Engine {
         }
         self.last_error = None;
         self.available = None;
+        self.memory.downloaded = None;
         // Forced back in by the operator: it gets a new chance.
         let id = offer.manifest.id();
         self.memory.failed.retain(|f| f.id != Some(id));
@@ -632,6 +690,16 @@ impl Engine {
         ]
     }
 
+    /// What was staged before is there still, unless the writer had begun. It may also have died right
+    /// after its last write: only the disk knows.
+    fn ask_the_disk(&mut self, mut actions: Vec<Action>) -> Vec<Action> {
+        self.reconciled = false;
+        if !actions.contains(&Action::ReadSlots) {
+            actions.insert(0, Action::ReadSlots);
+        }
+        actions
+    }
+
     fn trouble(&mut self, trouble: Trouble, failures: u32, now: Timestamp) -> (Phase, Vec<Action>) {
         self.memory.last_check = Some(now);
         self.failed(trouble, failures)
@@ -639,17 +707,15 @@ impl Engine {
 
     fn failed(&mut self, trouble: Trouble, failures: u32) -> (Phase, Vec<Action>) {
         tracing::warn!("{}", trouble.message);
-        self.last_error = Some(trouble.message.clone());
+        self.last_error = Some(trouble.clone().into());
         let code = trouble.code;
         if let Some(version) = trouble.version {
             self.complain(code, version, trouble.release, trouble.message);
         }
-        let mut actions = Vec::new();
-        if code == Code::Write {
-            // The writer may have died right after its last write: only the disk knows.
-            self.reconciled = false;
-            actions.push(Action::ReadSlots);
-        }
+        let actions = match code {
+            Code::Write => self.ask_the_disk(Vec::new()),
+            _ => Vec::new(),
+        };
         (
             Phase::Idle {
                 failures: failures + 1,

@@ -1,9 +1,10 @@
 //! One large file, resumed wherever the last try ended.
 //!
-//! Next to the finished `usr.erofs.zst` lives, while it is incomplete, `usr.erofs.zst.part` and
-//! the server's name for the content in `usr.erofs.zst.etag`. The next request asks for the rest
-//! with `Range` and `If-Range`, so a file that changed on the server starts over instead of
-//! becoming a mixture. The digest is taken over the whole file at the end in any case.
+//! Next to the finished `usr.erofs.zst` lives, while it is incomplete, `usr.erofs.zst.part`. The next
+//! request asks for the rest with `Range`. Where the address named the content, that name is kept in
+//! `usr.erofs.zst.etag` and goes along as `If-Range`, so a file that changed there starts over at once
+//! instead of becoming a mixture. Without it a mixture is possible, and costs a second download: size
+//! and digest of the whole are signed, and looked at in the end in any case.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -55,16 +56,43 @@ impl Partial {
         let _ = fs::remove_file(&self.etag);
     }
 
-    /// The server's name for the content that begins to arrive.
-    pub(super) fn remember(&self, answer: &Response<ureq::Body>) -> Result<(), FetchError> {
-        // Weak validators promise no equal bytes (RFC 9110, 13.1.5), so they cannot resume.
-        match header(answer, "etag").filter(|tag| !tag.starts_with("W/")) {
-            Some(tag) => {
-                fs::write(&self.etag, tag).map_err(|e| file_error(&self.etag, "write", e))?;
-            }
-            None => drop(fs::remove_file(&self.etag)),
+    /// The server's name for the content that begins to arrive. If it cannot be kept, the rest is
+    /// asked for without it.
+    pub(super) fn remember(&self, url: &str, answer: &Response<ureq::Body>) {
+        // Weak validators promise no equal bytes (RFC 9110, 13.1.5): not for `If-Range`.
+        let tag = header(answer, "etag").filter(|tag| !tag.starts_with("W/"));
+        let kept = tag.is_some_and(|tag| fs::write(&self.etag, format!("{url}\n{tag}")).is_ok());
+        if !kept {
+            let _ = fs::remove_file(&self.etag);
         }
-        Ok(())
+    }
+
+    /// What this address called the content that is here. Others may call the same something else.
+    pub(super) fn validator(&self, url: &str) -> Option<String> {
+        let text = fs::read_to_string(&self.etag).ok()?;
+        let (of, tag) = text.split_once('\n')?;
+        (of == url).then(|| tag.to_owned())
+    }
+
+    /// Leaves only what is right for sure: of a delta, which has digests of its segments, those
+    /// before the first wrong one; of anything else nothing. How many bytes that is.
+    fn keep_intact(&self, want: Want) -> Result<u64, FetchError> {
+        let failed = |what| move |e| file_error(&self.part, what, e);
+        let file = File::open(&self.part).map_err(failed("open"))?;
+        let intact = delta::Patch::open(file).and_then(|mut patch| patch.intact());
+        // Where every segment is right and the whole is not, it is another delta.
+        match intact.ok().filter(|&intact| intact < want.size) {
+            Some(intact) => {
+                let file = OpenOptions::new().write(true).open(&self.part);
+                file.and_then(|file| file.set_len(intact))
+                    .map_err(failed("truncate"))?;
+                Ok(intact)
+            }
+            None => {
+                self.discard();
+                Ok(0)
+            }
+        }
     }
 }
 
@@ -72,7 +100,8 @@ impl Fetcher {
     /// Leaves the verified file at `target`. `progress` is told how many bytes are there.
     ///
     /// An interrupted transfer is continued at once for as long as each try brings enough;
-    /// after that the partial file stays for the next call.
+    /// after that the partial file stays for the next call. So does what is intact of a file whose
+    /// digest is wrong.
     pub fn download(
         &self,
         url: &str,
@@ -100,17 +129,20 @@ impl Fetcher {
                 {
                     tracing::info!("{error}");
                 }
+                // It serves whole files at most; what was here is discarded, so none is asked for.
+                Err(error @ FetchError::Range { .. }) if had > 0 => tracing::info!("{error}"),
                 Err(error) => return Err(error),
             }
         }
 
         let got = digest(&partial.part)?;
         if got != want.sha256 {
-            partial.discard();
+            let kept = partial.keep_intact(want)?;
             return Err(FetchError::Digest {
                 url: url.into(),
                 got,
                 expected: want.sha256,
+                kept,
             });
         }
         fs::rename(&partial.part, target)
@@ -131,12 +163,12 @@ impl Fetcher {
         if start == size {
             return Ok(());
         }
-        let etag = fs::read_to_string(&partial.etag).ok().filter(|_| start > 0);
         let mut request = self.agent.get(url);
-        if let Some(etag) = &etag {
-            request = request
-                .header("Range", format!("bytes={start}-"))
-                .header("If-Range", etag);
+        if start > 0 {
+            request = request.header("Range", format!("bytes={start}-"));
+            if let Some(etag) = partial.validator(url) {
+                request = request.header("If-Range", etag);
+            }
         }
         let request = request
             .config()
@@ -187,7 +219,7 @@ impl Fetcher {
             }
         };
         if start == 0 {
-            partial.remember(&answer)?;
+            partial.remember(url, &answer);
         }
         self.receive(url, answer, partial, start, size, progress)
     }

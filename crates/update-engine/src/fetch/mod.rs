@@ -60,16 +60,19 @@ pub enum FetchError {
         got: String,
     },
     #[error(
-        "{url}: the downloaded file has the SHA-256 {got}, the signed manifest says {expected}; deleted"
+        "{url}: the downloaded file has the SHA-256 {got}, the signed manifest says {expected}; {}",
+        what_stays(*.kept)
     )]
     Digest {
         url: String,
         got: release::Sha256,
         expected: release::Sha256,
+        /// Bytes from the start that are right all the same, and stay.
+        kept: u64,
     },
     #[error("{path}: {free} bytes are free, {need} are needed for the download")]
     Space { path: PathBuf, free: u64, need: u64 },
-    #[error("{path}: cannot {what}")]
+    #[error("{path}: cannot {what}: {source}")]
     File {
         path: PathBuf,
         what: &'static str,
@@ -264,6 +267,13 @@ fn transport(error: &ureq::Error) -> String {
             "connection refused (is the update server running?)".into()
         }
         other => other.to_string(),
+    }
+}
+
+fn what_stays(bytes: u64) -> String {
+    match bytes {
+        0 => "deleted".into(),
+        bytes => format!("its first {bytes} bytes are good"),
     }
 }
 

@@ -79,7 +79,7 @@ impl Fetcher {
         let mut request = connection
             .get(url)
             .header("Range", format!("bytes={}-{last}", range.start));
-        if let Some(etag) = fs::read_to_string(&partial.etag).ok().filter(|_| start > 0) {
+        if let Some(etag) = partial.validator(url).filter(|_| start > 0) {
             request = request.header("If-Range", etag);
         }
         let request = request
@@ -108,7 +108,7 @@ impl Fetcher {
             }
         }
         if start == 0 {
-            partial.remember(&answer)?;
+            partial.remember(url, &answer);
         }
         let end = start + (range.end - range.start);
         self.receive(url, answer, partial, start, end, progress)

@@ -4,17 +4,19 @@
 //! a [`Store`] of its own for the highest versions it has seen: the daemon from the network, the
 //! writer from what the daemon stored. Whoever takes over the daemon can therefore hand the writer
 //! neither a release that is on no channel of this host's nor metadata older than the writer saw.
+//! Nor can whoever turns the clock back: see [`clock`].
 
+mod clock;
 mod overrides;
 mod source;
 mod store;
 
 use std::path::Path;
 
-use jiff::Timestamp;
 use release::tuf::{ChannelTargets, Limits, Trusted, TufError, target_name};
 use release::{Channel, Version};
 
+pub(crate) use clock::Clock;
 pub(crate) use overrides::Overrides;
 pub(crate) use source::{FromDirectory, FromNetwork, NoFile, Source};
 pub(crate) use store::Store;
@@ -77,10 +79,31 @@ pub(crate) fn refresh(
     store: &Store,
     source: &dyn Source,
     follow: &Follow,
-    now: Timestamp,
+    clock: &Clock,
     overrides: Overrides,
 ) -> Result<ChannelTargets, TrustError> {
-    let mut trusted = Trusted::new(root, now, overrides.allow_expired)?;
+    let now = clock.judged(store);
+    if clock.now < now {
+        let says = clock.now;
+        tracing::warn!(
+            "the clock says {says}, but it is {now} at least: metadata is judged by that"
+        );
+    }
+    let trusted = Trusted::new(root, now, overrides.allow_expired)?;
+    let targets = follow_chain(trusted, store, source, follow, overrides);
+    // What was let through although it had expired says nothing about the time.
+    let unexpired = targets.is_ok() && !overrides.allow_expired;
+    clock.note(store, unexpired.then_some(now));
+    targets
+}
+
+fn follow_chain(
+    mut trusted: Trusted,
+    store: &Store,
+    source: &dyn Source,
+    follow: &Follow,
+    overrides: Overrides,
+) -> Result<ChannelTargets, TrustError> {
     // From `/usr` on through everything that was gone through before: a stored root is believed
     // only as a link of this chain.
     while let Some(bytes) = store.read(&trusted.next_root()) {

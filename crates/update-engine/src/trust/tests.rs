@@ -1,7 +1,9 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
-use jiff::ToSpan as _;
+use std::time::Duration;
+
+use jiff::{Timestamp, ToSpan as _};
 use release::keys::SigningKey;
 use release::tuf::sign::{Holders, seal};
 use release::tuf::{FileMeta, Root, Snapshot, TargetMeta, Targets, Timestamp as Stamp};
@@ -19,6 +21,8 @@ fn now() -> Timestamp {
 /// A publisher whose every number can be chosen.
 struct Publisher {
     version: u64,
+    /// What the timestamp says of itself, if not the same as all others.
+    stamp: Option<u64>,
     expires: Timestamp,
     online: u8,
     manifests: Vec<(&'static str, Vec<u8>)>,
@@ -29,6 +33,7 @@ impl Publisher {
     fn new() -> Self {
         let it = Self {
             version: 1,
+            stamp: None,
             expires: now() + 48.hours(),
             online: 5,
             manifests: vec![("2", b"two".to_vec())],
@@ -72,7 +77,8 @@ impl Publisher {
         ];
         let snapshot = Snapshot::of(version, until, meta.into());
         let snapshot = seal(&snapshot, &[&online]).unwrap().to_bytes().unwrap();
-        let stamp = Stamp::of(version, until, FileMeta::of(version, &snapshot));
+        let stamp = self.stamp.unwrap_or(version);
+        let stamp = Stamp::of(stamp, until, FileMeta::of(version, &snapshot));
         let stamp = seal(&stamp, &[&online]).unwrap().to_bytes().unwrap();
         let mut files = self.files.borrow_mut();
         files.insert("timestamp.json".into(), stamp);
@@ -105,6 +111,16 @@ impl Source for Publisher {
     }
 }
 
+/// In the boot `boot`, which has lasted this many hours.
+fn clock(now: Timestamp, boot: &str, up: u64) -> Clock {
+    Clock {
+        now,
+        boot: boot.into(),
+        up: Duration::from_secs(up * 3600),
+        built: None,
+    }
+}
+
 struct Host {
     dir: tempfile::TempDir,
     overrides: Overrides,
@@ -123,17 +139,29 @@ impl Host {
     }
 
     fn follow(&self, publisher: &Publisher, at: Timestamp) -> Result<ChannelTargets, TrustError> {
+        self.follow_by(publisher, &clock(at, "1", 1))
+    }
+
+    fn follow_by(
+        &self,
+        publisher: &Publisher,
+        clock: &Clock,
+    ) -> Result<ChannelTargets, TrustError> {
         let follow = Follow {
             channel: self.channel.map(|c| c.parse().unwrap()),
             group: self.group.parse().unwrap(),
         };
         let store = Store::new(self.dir.path().join("tuf"));
         let root = Publisher::root();
-        refresh(&root, &store, publisher, &follow, at, self.overrides)
+        refresh(&root, &store, publisher, &follow, clock, self.overrides)
     }
 
     fn code(&self, publisher: &Publisher) -> i64 {
-        self.follow(publisher, now())
+        self.code_by(publisher, &clock(now(), "1", 1))
+    }
+
+    fn code_by(&self, publisher: &Publisher, clock: &Clock) -> i64 {
+        self.follow_by(publisher, clock)
             .map_or_else(|e| e.code() as i64, |_| 0)
     }
 }
@@ -180,6 +208,12 @@ fn each_attack_has_its_code() {
         p.version = 3;
         p.write();
     });
+    // The online key signs that everything is as it was before.
+    check(69, &|p| {
+        p.version = 3;
+        p.stamp = Some(5);
+        p.write();
+    });
     check(64, &|p| {
         p.version = 5;
         p.expires = now() - 1.hour();
@@ -223,10 +257,79 @@ fn only_what_is_allowed_by_hand_is_let_through() {
     host.overrides = Overrides {
         allow_expired: true,
         allow_rollback: true,
+        allow_older: false,
     };
     publisher.online = 9;
     publisher.write();
     assert_eq!(host.code(&publisher), 61);
+}
+
+/// The publisher's files are valid for two days. All the time the clock says when they were accepted.
+#[test]
+fn a_clock_that_is_held_back_does_not_keep_metadata_valid() {
+    let (mut host, publisher) = (Host::new(), Publisher::new());
+    let at = |boot, up| clock(now(), boot, up);
+    assert_eq!(host.code_by(&publisher, &at("1", 10)), 0);
+    assert_eq!(host.code_by(&publisher, &at("1", 100)), 0);
+    assert_eq!(host.code_by(&publisher, &at("1", 110)), 64);
+    // A reboot begins at the same place, and so does a clock that is turned back still further.
+    assert_eq!(host.code_by(&publisher, &at("2", 0)), 64);
+    let further = clock(now() - 9000.hours(), "3", 0);
+    assert_eq!(host.code_by(&publisher, &further), 64);
+    // Root may still say so, and that does not say what time it is.
+    host.overrides.allow_expired = true;
+    assert_eq!(host.code_by(&publisher, &at("3", 1)), 0);
+    host.overrides = Overrides::default();
+    assert_eq!(host.code_by(&publisher, &at("3", 1)), 64);
+    // What is newer is believed under the same clock.
+    let mut newer = Publisher::new();
+    newer.version = 2;
+    newer.expires = now() + 100.hours();
+    newer.write();
+    assert_eq!(host.code_by(&newer, &at("3", 1)), 0);
+}
+
+#[test]
+fn running_time_counts_over_reboots() {
+    let (host, publisher) = (Host::new(), Publisher::new());
+    let boots = ["1", "2", "3", "4", "5"];
+    let codes = boots.map(|boot| host.code_by(&publisher, &clock(now(), boot, 30)));
+    assert_eq!(codes, [0, 0, 0, 0, 64]);
+}
+
+/// As far ahead as it can be: to the last second of a timestamp.
+#[test]
+fn a_clock_that_was_ahead_locks_nobody_out() {
+    let (host, mut publisher) = (Host::new(), Publisher::new());
+    let ahead = now() + 47.hours() + 59.minutes();
+    assert_eq!(host.code_by(&publisher, &clock(ahead, "1", 0)), 0);
+    // Another four years ahead nothing is valid, so nothing is learned from it.
+    let poisoned = clock(now() + 35000.hours(), "1", 0);
+    assert_eq!(host.code_by(&publisher, &poisoned), 64);
+    for hours in (12..=240).step_by(12) {
+        let true_time = now() + hours.hours();
+        publisher.version += 1;
+        publisher.expires = true_time + 48.hours();
+        publisher.write();
+        let up = u64::try_from(hours).unwrap();
+        let fresh = host.code_by(&publisher, &clock(true_time, "1", up));
+        assert_eq!(fresh, 0, "after {hours} hours");
+    }
+    // Everything is as it was: what is signed once is believed for as long as it says.
+    let later = clock(now() + 287.hours(), "1", 287);
+    assert_eq!(host.code_by(&publisher, &later), 0);
+    let over = clock(now() + 289.hours(), "1", 289);
+    assert_eq!(host.code_by(&publisher, &over), 64);
+}
+
+#[test]
+fn it_is_not_earlier_than_the_running_release() {
+    let (host, publisher) = (Host::new(), Publisher::new());
+    let long_ago = Clock {
+        built: Some(now() + 49.hours()),
+        ..clock(now() - 9000.hours(), "1", 0)
+    };
+    assert_eq!(host.code_by(&publisher, &long_ago), 64);
 }
 
 #[test]
@@ -257,7 +360,7 @@ fn the_writer_reads_what_the_daemon_stored_and_remembers_for_itself() {
             &store,
             &source,
             &follow,
-            now(),
+            &clock(now(), "1", 1),
             Overrides::default(),
         )
         .map_or_else(|e| e.code() as i64, |_| 0)
@@ -281,7 +384,7 @@ fn what_root_allows_ends() {
     let path = dir.path().join("overrides");
     let allowed = |text: &str| {
         std::fs::write(&path, text).unwrap();
-        let it = Overrides::read(&path, now());
+        let it = Overrides::for_a_while(&path, now());
         (it.allow_expired, it.allow_rollback)
     };
     let text = r#"{"allow_expired":true,"until":"2026-11-25T12:00:01Z"}"#;

@@ -1,18 +1,24 @@
 //! The process with the disk: one connection, from a socket that only root and update-engine reach.
 //!
 //! It has no network and no capabilities, and it trusts nobody: the signature, the digests and the
-//! rules that keep the running system safe are all checked here, whatever the daemon checked.
+//! rules that keep the running system safe are all checked here, whatever the daemon checked. Only the list of
+//! what failed here is the daemon's alone: what is on it does no more than fall back once more.
 
 mod image;
 mod preflight;
 mod stage;
 
+use std::time::Instant;
+
 use host::varlink::{Call, Connection, Handler, Info, Interface, Replier, VarlinkError};
+use release::tuf::TufError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::memory::Code;
 use crate::paths::Paths;
 use crate::slots::{Access, NoDisk, Source, to_disk};
+use crate::trust::TrustError;
 use crate::wire;
 
 /// How it ended, as far as the disk is concerned.
@@ -21,6 +27,9 @@ pub(crate) enum WriterError {
     /// Before the first write.
     #[error("{0}")]
     Refused(String),
+    /// The same, for a reason that has a code of its own.
+    #[error("{1}")]
+    RefusedFor(Code, String),
     /// After it. The slot being written cannot be booted.
     #[error("{0}")]
     Failed(String),
@@ -36,11 +45,32 @@ impl From<NoDisk> for WriterError {
     }
 }
 
+impl From<TrustError> for WriterError {
+    fn from(error: TrustError) -> Self {
+        match error {
+            TrustError::Tuf(error) => error.into(),
+            // Here it is not the server's fault.
+            error => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<TufError> for WriterError {
+    fn from(error: TufError) -> Self {
+        Self::RefusedFor(error.code().into(), error.to_string())
+    }
+}
+
 /// Any error before the first write is a refusal.
 impl From<anyhow::Error> for WriterError {
     fn from(error: anyhow::Error) -> Self {
         Self::Refused(format!("{error:#}"))
     }
+}
+
+fn refused(code: Code, message: &str) -> VarlinkError {
+    let parameters = json!({ "message": message, "code": code.number() });
+    VarlinkError::reply(wire::REFUSED, parameters)
 }
 
 /// Serves the connection on standard input, then ends.
@@ -97,7 +127,8 @@ impl Handler for Writer {
         answer.map_err(|error| {
             tracing::error!("{error}");
             match error {
-                WriterError::Refused(message) => VarlinkError::message(wire::REFUSED, message),
+                WriterError::Refused(message) => refused(Code::Refused, &message),
+                WriterError::RefusedFor(code, message) => refused(code, &message),
                 WriterError::Failed(message) => VarlinkError::message(wire::FAILED, message),
                 WriterError::WayClosed(message) => VarlinkError::message(wire::WAY_CLOSED, message),
             }
@@ -115,6 +146,16 @@ fn keep_running_bootable(disk: &crate::slots::Disk) -> anyhow::Result<()> {
         _ => {}
     }
     Ok(())
+}
+
+/// In MiB, rounded up.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib.div_ceil(1024))
 }
 
 impl Writer {
@@ -141,8 +182,11 @@ impl Writer {
             disk.path.display(),
             call.way
         );
+        let begin = Instant::now();
         stage::run(&disk, payload, progress)?;
-        tracing::info!("slot {slot} boots next");
+        let seconds = begin.elapsed().as_secs_f64();
+        let memory = peak_memory().map_or("an unknown number of".into(), |it| it.to_string());
+        tracing::info!("slot {slot} boots next: {seconds:.1} s, at most {memory} MiB of memory");
         Ok(json!({ "slot": slot }))
     }
 

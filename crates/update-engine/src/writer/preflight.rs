@@ -9,6 +9,7 @@ use delta::Patch;
 use delta::reuse::BlockIndex;
 use disk::verity::{BLOCK_SIZE, Levels, RootHash};
 use host::UpdateConf;
+use host::os_release::OsRelease;
 use release::dsse::Envelope;
 use release::{Compression, Manifest, Sha256, Verified, Version};
 use rustix::fs::{Mode, OFlags};
@@ -16,11 +17,13 @@ use sha2::Digest as _;
 
 use super::WriterError;
 use super::image::{Image, Uki, way_closed};
+use crate::engine::{self, Facts, Refusal};
+use crate::memory::Code;
 use crate::paths::Paths;
 use crate::slots::{Disk, Source, to_disk};
-use crate::trust::{self, Follow, FromDirectory, Overrides, Store};
+use crate::trust::{self, Clock, Follow, FromDirectory, Overrides, Store};
 use crate::way::WayName;
-use crate::{keys, wire};
+use crate::{epoch, keys, wire};
 
 /// A UKI is held in memory while it is written; no honest one is near this.
 pub(super) const LARGEST_UKI: u64 = 128 << 20;
@@ -59,9 +62,9 @@ pub(super) fn verify(
     call: &wire::Stage,
 ) -> Result<Payload, WriterError> {
     let manifest = signed(paths, &call.envelope)?;
-    is_on_the_channel(paths, &manifest.version, call.envelope.as_bytes())?;
+    is_on_the_channel(paths, &manifest.version, call)?;
     boot_is_good(paths)?;
-    suits_machine(&manifest)?;
+    suits_host(paths, &manifest)?;
     let (usr_path, uki_path) = (Path::new(&call.usr), Path::new(&call.uki));
     let (usr, uki) = match call.way {
         WayName::Whole => {
@@ -115,45 +118,64 @@ fn read_index(paths: &Paths, path: &Path, manifest: &Manifest) -> Result<BlockIn
     BlockIndex::parse(&bytes, &RootHash(manifest.usr.root_hash.0)).map_err(way_closed)
 }
 
-fn signed(paths: &Paths, envelope: &str) -> anyhow::Result<Verified<Manifest>> {
-    let keys = keys::trusted(&paths.keys())?;
-    Envelope::verify(envelope.as_bytes(), &keys).context("the manifest is refused")
+fn signed(paths: &Paths, envelope: &str) -> Result<Verified<Manifest>, WriterError> {
+    let verify = || -> anyhow::Result<_> {
+        let keys = keys::trusted(&paths.keys())?;
+        Envelope::verify(envelope.as_bytes(), &keys).context("the manifest is refused")
+    };
+    verify().map_err(|e| WriterError::RefusedFor(Code::Signature, format!("{e:#}")))
 }
 
 /// The same workflow as the daemon's, on what it stored, measured by what the writer has seen itself.
-fn is_on_the_channel(paths: &Paths, version: &Version, envelope: &[u8]) -> anyhow::Result<()> {
+fn is_on_the_channel(
+    paths: &Paths,
+    version: &Version,
+    call: &wire::Stage,
+) -> Result<(), WriterError> {
     let Some(root) = trust::baked_root(&paths.tuf_root())? else {
         return Ok(());
     };
-    let conf = UpdateConf::read(paths.root())?;
+    let conf = UpdateConf::read(paths.root()).map_err(anyhow::Error::from)?;
     let follow = Follow {
         group: conf.group.parse().context("GROUP")?,
         channel: conf.channel,
     };
-    let now = jiff::Timestamp::now();
-    let overrides = Overrides::read(&paths.overrides(), now);
+    let store = Store::new(paths.writer_metadata());
+    let clock = Clock::read(paths);
+    let overrides = Overrides::read(paths, clock.judged(&store), call.allow_expired);
     let source = FromDirectory {
         dir: Store::new(paths.metadata()).dir().into(),
     };
-    let store = Store::new(paths.writer_metadata());
-    let targets = trust::refresh(&root, &store, &source, &follow, now, overrides)?;
-    trust::check_manifest(&targets, version, envelope)?;
+    let targets = trust::refresh(&root, &store, &source, &follow, &clock, overrides)?;
+    trust::check_manifest(&targets, version, call.envelope.as_bytes())?;
     Ok(())
 }
 
-fn suits_machine(manifest: &Manifest) -> anyhow::Result<()> {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "x86-64",
-        "aarch64" => "arm64",
-        other => other,
+/// By the verified `/usr`, by what root noted and by what root allows.
+fn suits_host(paths: &Paths, manifest: &Manifest) -> Result<(), WriterError> {
+    // mark-good may have had no room for it.
+    epoch::note(paths)?;
+    let os = OsRelease::of_usr(paths.root()).map_err(anyhow::Error::from)?;
+    let version = os.version().context("os-release has no IMAGE_VERSION")?;
+    let version: Version = version.parse().context("os-release: IMAGE_VERSION")?;
+    let facts = Facts {
+        version: &version,
+        architecture: match std::env::consts::ARCH {
+            "x86_64" => "x86-64",
+            "aarch64" => "arm64",
+            other => other,
+        },
+        epoch: epoch::highest(paths)?,
     };
-    ensure!(
-        manifest.architecture == architecture,
-        "version {} is for {}, this machine is {architecture}",
-        manifest.version,
-        manifest.architecture
-    );
-    Ok(())
+    let allowed = Overrides::read(paths, jiff::Timestamp::now(), false);
+    engine::suits(manifest, &facts, allowed.allow_older).map_err(|refusal| {
+        let how = match refusal {
+            Refusal::Older { .. } => " (orlop update --force, as root)",
+            _ => "",
+        };
+        let code = refusal.code().unwrap_or(Code::Refused);
+        WriterError::RefusedFor(code, format!("{refusal}{how}"))
+    })
 }
 
 fn whole_uki(paths: &Paths, path: &Path, manifest: &Manifest) -> anyhow::Result<Uki> {

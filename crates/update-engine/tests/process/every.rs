@@ -129,10 +129,10 @@ fn answer(mut stream: TcpStream, fault: Fault) -> std::io::Result<()> {
     }
 }
 
-fn get(server: &Server, target: &Path, parts: bool) -> Result<(), String> {
+fn get(server: &Server, target: &Path, parts: bool, silence: Duration) -> Result<(), String> {
     let patience = Patience {
         connect: Duration::from_secs(10),
-        silence: Duration::from_millis(250),
+        silence,
         // No machine is too slow for this: a resumed try is never given up.
         slowest: 1,
     };
@@ -166,7 +166,13 @@ fn check(server: &Server, fault: Fault, nth: usize, parts: bool) -> bool {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("file");
     server.fail(fault, nth);
-    let first = get(server, &target, parts);
+    // Nor for this, where nothing is silent on purpose.
+    let patient = Duration::from_secs(10);
+    let silence = match fault {
+        Fault::Stall(_) => Duration::from_millis(250),
+        _ => patient,
+    };
+    let first = get(server, &target, parts, silence);
     let there = fs::read(&target).ok();
     match &first {
         // What parts bring is checked by the writer, block by block; its length is checked here.
@@ -185,7 +191,8 @@ fn check(server: &Server, fault: Fault, nth: usize, parts: bool) -> bool {
         }
     }
     server.fail(Fault::None, 0);
-    get(server, &target, parts).unwrap_or_else(|e| panic!("{fault:?} {nth}: no retry: {e}"));
+    get(server, &target, parts, patient)
+        .unwrap_or_else(|e| panic!("{fault:?} {nth}: no retry: {e}"));
     assert_eq!(
         fs::read(&target).unwrap(),
         expected(parts),

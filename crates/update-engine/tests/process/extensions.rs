@@ -2,25 +2,25 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use disk::verity;
 use release::{Compression, Extension, File, Payload, Sha256};
 
-use crate::host::{Host, Release, noise};
-use crate::server::Server;
+use crate::host::{Host, Release, noise, wait_for};
+use crate::server::{Mood, Server};
 
-fn image(version: &str) -> Vec<u8> {
+pub fn image(version: &str) -> Vec<u8> {
     noise(&format!("debug {version}"), 40 * 4096)
 }
 
 /// A release with the extension `debug`.
-fn release(version: &str) -> Release {
+pub fn release(version: &str, image: &[u8]) -> Release {
     let mut release = Release::new(version);
-    let image = image(version);
-    let packed = zstd::encode_all(&image[..], 1).unwrap();
+    let packed = zstd::encode_all(image, 1).unwrap();
     release.manifest.extensions.push(Extension {
         name: "debug".parse().unwrap(),
-        root_hash: Sha256(verity::build(&mut &image[..]).unwrap().root.0),
+        root_hash: Sha256(verity::build(&mut &*image).unwrap().root.0),
         size: image.len() as u64,
         payload: Payload {
             file: File {
@@ -45,7 +45,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let (server, one, two) = (Server::start(), release("1"), release("2"));
+        Self::with(&image("1"))
+    }
+
+    fn with(image_of_one: &[u8]) -> Self {
+        let server = Server::start();
+        let (one, two) = (release("1", image_of_one), release("2", &image("2")));
         let host = Host::new(&server, &[&one, &two]);
         fs::create_dir_all(host.path("etc/orlop")).unwrap();
         host.write("etc/orlop/extensions", "debug # for now\n");
@@ -111,6 +116,123 @@ fn the_running_release_gets_its_own_and_so_does_the_next() {
     scene.host.write("etc/orlop/extensions", "");
     scene.host.run(&["extensions", "boot"]);
     assert_eq!(scene.linked(), None);
+}
+
+/// A unit that runs is not started once more by what changes meanwhile.
+#[test]
+fn what_changes_while_links_are_made_counts() {
+    let scene = Scene::with(&vec![1; 256 << 20]);
+    let _ = scene
+        .host
+        .daemon()
+        .good()
+        .call("Check", serde_json::json!({}));
+    let copies = scene.host.path("var/lib/orlop/extensions");
+    let copies = copies.join(scene.one.root_hash().to_string());
+    let mut linking = scene.host.engine(&["extensions", "boot"]).spawn().unwrap();
+    // It has read what is wanted, and is busy for a while.
+    while !copies.join("debug.part").exists() {
+        assert!(linking.try_wait().unwrap().is_none());
+        std::thread::yield_now();
+    }
+    fs::write(scene.host.path("etc/orlop/new"), "").unwrap();
+    let list = scene.host.path("etc/orlop/extensions");
+    fs::rename(scene.host.path("etc/orlop/new"), list).unwrap();
+    assert!(linking.wait().unwrap().success());
+    assert!(copies.join("debug.raw").exists());
+    assert_eq!(scene.linked(), None);
+}
+
+#[test]
+fn two_that_make_links_take_turns() {
+    let scene = Scene::new();
+    let copies = scene.host.path("var/lib/orlop/extensions");
+    fs::create_dir_all(&copies).unwrap();
+    let lock = fs::File::open(&copies).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut second = scene.host.engine(&["extensions", "boot"]).spawn().unwrap();
+    let _ = scene
+        .host
+        .daemon()
+        .good()
+        .call("Check", serde_json::json!({}));
+    assert!(second.try_wait().unwrap().is_none());
+    drop(lock);
+    assert!(second.wait().unwrap().success());
+    assert_eq!(scene.linked().unwrap(), image("1"));
+}
+
+#[test]
+fn lost_word_of_what_came_is_given_again() {
+    let scene = Scene::new();
+    let daemon = scene.host.daemon();
+    let daemon = daemon.good();
+    let arrived = "var/lib/update-engine/extensions/arrived";
+    let check = || {
+        let _ = daemon.call("Check", serde_json::json!({}));
+        scene.host.path(arrived).exists()
+    };
+    assert!(check());
+    fs::remove_file(scene.host.path(arrived)).unwrap();
+    assert!(check());
+    scene.host.run(&["extensions", "boot"]);
+    fs::remove_file(scene.host.path(arrived)).unwrap();
+    assert!(!check(), "it is linked");
+}
+
+/// It is fetched before the release is written, and linked after the reboot.
+#[test]
+fn what_the_staged_release_needs_is_not_cleaned_away() {
+    let scene = Scene::new();
+    scene.two.publish(&scene.server);
+    let daemon = scene.host.daemon();
+    daemon.good().update().unwrap();
+    assert!(scene.fetched(&scene.two).exists());
+    fs::remove_file(scene.fetched(&scene.one)).unwrap();
+    let _ = daemon.call("Check", serde_json::json!({}));
+    assert!(scene.fetched(&scene.one).exists());
+    assert!(scene.fetched(&scene.two).exists());
+}
+
+#[test]
+fn what_was_verified_earlier_is_linked_again() {
+    let scene = Scene::new();
+    let daemon = scene.host.daemon();
+    let daemon = daemon.good();
+    let check = || drop(daemon.call("Check", serde_json::json!({})));
+    check();
+    scene.host.run(&["extensions", "boot"]);
+    // Only root's copy is left.
+    check();
+    assert!(!scene.fetched(&scene.one).exists());
+    fs::remove_file(scene.host.path("run/extensions/debug.raw")).unwrap();
+    let arrived = scene.host.path("var/lib/update-engine/extensions/arrived");
+    fs::remove_file(&arrived).unwrap();
+    check();
+    assert!(arrived.exists());
+}
+
+/// That check may have looked already at what is wanted.
+#[test]
+fn who_joins_a_check_gets_what_is_wanted_by_then() {
+    let scene = Scene::new();
+    scene.host.write("etc/orlop/extensions", "");
+    scene.server.set(Mood::Thinks(Duration::from_secs(1)));
+    let daemon = scene.host.daemon();
+    let daemon = daemon.good();
+    std::thread::scope(|threads| {
+        let first = threads.spawn(|| daemon.call("Check", serde_json::json!({})));
+        wait_for(|| scene.server.with(|s| s.asked) == 1);
+        scene.host.write("etc/orlop/extensions", "debug\n");
+        let mut second = daemon.client();
+        let replies = second.call_more("io.orlop.UpdateEngine.Check", serde_json::json!({}));
+        let replies: Vec<_> = replies.unwrap().map(Result::unwrap).collect();
+        assert!(scene.fetched(&scene.one).exists());
+        // It heard at once that it joined.
+        assert_eq!(replies[0]["status"]["update"]["state"], "checking");
+        first.join().unwrap().unwrap();
+    });
+    assert_eq!(scene.server.with(|s| s.asked), 1);
 }
 
 #[test]

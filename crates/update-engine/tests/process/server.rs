@@ -27,15 +27,28 @@ pub enum Mood {
     NoRanges,
     /// Other bytes of the same length.
     Corrupt,
+    /// This byte is another one, or the one in the middle of what is shorter.
+    Flip(usize),
+    /// The connection ends without an answer.
+    HangUp,
     /// Answers Omaha with something else.
     Garbage,
     /// Answers Omaha as Nebraska does when its policy says no: with this status.
     Denies(&'static str),
+    /// Takes its time to answer Omaha.
+    Thinks(Duration),
 }
+
+/// The mood for a request such as `GET 2/uki.efi 0-` or `POST`, if it is another than that of all.
+/// It is for metadata too, which the server's own mood spares.
+pub type Fault = Box<dyn FnMut(&str) -> Option<Mood> + Send>;
 
 #[derive(Default)]
 pub struct State {
     pub mood: Mood,
+    pub fault: Option<Fault>,
+    /// What files are called, instead of a strong name by their length; none at all if empty.
+    pub tag: Option<&'static str>,
     pub offer: Option<String>,
     /// Other addresses of the offer, after this server's own.
     pub more: Vec<String>,
@@ -91,9 +104,16 @@ impl Server {
     pub fn set(&self, mood: Mood) {
         self.with(|s| s.mood = mood);
     }
+
+    /// Misbehaves once, at the first request for this file.
+    pub fn set_once(&self, mood: Mood, file: &str) {
+        let (file, mut mood) = (format!("GET {file} "), Some(mood));
+        let fault = move |request: &str| mood.take_if(|_| request.starts_with(&file));
+        self.with(|s| s.fault = Some(Box::new(fault)));
+    }
 }
 
-fn answer(stream: TcpStream, state: &Mutex<State>, port: u16) -> std::io::Result<()> {
+fn answer(mut stream: TcpStream, state: &Mutex<State>, port: u16) -> std::io::Result<()> {
     let mut input = BufReader::new(stream.try_clone()?);
     let mut first = String::new();
     input.read_line(&mut first)?;
@@ -119,41 +139,121 @@ fn answer(stream: TcpStream, state: &Mutex<State>, port: u16) -> std::io::Result
         .unwrap_or_default()
         .trim_start_matches('/')
         .to_owned();
-    match first.starts_with("POST") {
-        true => omaha(stream, state, port, &body),
-        false => file(stream, state, &path, range, if_range),
+    let post = first.starts_with("POST");
+    let request = match post {
+        true => "POST".to_owned(),
+        false => format!("GET {path} {}", range.as_deref().unwrap_or("all")),
+    };
+    let mood = {
+        let mut state = state.lock().unwrap();
+        let fault = state.fault.as_mut().and_then(|fault| fault(&request));
+        if !post {
+            state.requests.push(request);
+        }
+        fault.unwrap_or_else(|| match state.mood.clone() {
+            mood @ (Mood::Status(_)
+            | Mood::Html
+            | Mood::Garbage
+            | Mood::Denies(_)
+            | Mood::Thinks(_)) => mood,
+            _ if post || path.ends_with(".json") => Mood::Good,
+            mood => mood,
+        })
+    };
+    match mood {
+        Mood::HangUp => return Ok(()),
+        Mood::Status(status) => {
+            return write!(stream, "HTTP/1.1 {status} no\r\nContent-Length: 0\r\n\r\n");
+        }
+        Mood::Html => {
+            let head = "200 OK\r\nContent-Type: text/html; charset=utf-8";
+            send(
+                &mut stream,
+                head,
+                b"<html>log in to the hotel's network",
+                &Mood::Good,
+            )?;
+            return Ok(());
+        }
+        Mood::RedirectLoop => {
+            return write!(
+                stream,
+                "HTTP/1.1 302 there\r\nLocation: /{path}\r\nContent-Length: 0\r\n\r\n"
+            );
+        }
+        _ => {}
     }
+    match post {
+        true => omaha(stream, state, port, &body, &mood),
+        false => file(stream, state, &path, range, if_range, &mood),
+    }
+}
+
+/// How much of the body was sent.
+fn send(stream: &mut TcpStream, head: &str, body: &[u8], mood: &Mood) -> std::io::Result<usize> {
+    let claimed = body.len() + usize::from(*mood == Mood::WrongLength);
+    write!(
+        stream,
+        "HTTP/1.1 {head}\r\nContent-Length: {claimed}\r\n\r\n"
+    )?;
+    let part = match mood {
+        Mood::Truncate(at) | Mood::Stall(at) | Mood::Dies(at) => &body[..*at.min(&body.len())],
+        _ => body,
+    };
+    stream.write_all(part)?;
+    stream.flush()?;
+    Ok(part.len())
+}
+
+/// Longer than any client here waits.
+fn stall(mood: &Mood) {
+    if matches!(mood, Mood::Stall(_)) {
+        std::thread::sleep(Duration::from_secs(40));
+    }
+}
+
+fn flip(bytes: &mut [u8], mood: &Mood) {
+    let at = match mood {
+        Mood::Corrupt => 1000,
+        Mood::Flip(at) => *at,
+        _ => return,
+    };
+    let at = if at < bytes.len() {
+        at
+    } else {
+        bytes.len() / 2
+    };
+    bytes[at] ^= 1;
 }
 
 fn omaha(
     mut stream: TcpStream,
-    state: &Mutex<State>,
+    shared: &Mutex<State>,
     port: u16,
     body: &[u8],
+    mood: &Mood,
 ) -> std::io::Result<()> {
     let request = Request::from_xml(std::str::from_utf8(body).unwrap()).unwrap();
     let app = &request.apps[0];
-    let mut state = state.lock().unwrap();
+    let mut state = shared.lock().unwrap();
     state.asked += usize::from(app.update_check);
-    match state.mood {
+    if let Mood::Thinks(time) = mood {
+        drop(state);
+        std::thread::sleep(*time);
+        state = shared.lock().unwrap();
+    }
+    match mood {
         Mood::Denies(status) if app.update_check => {
             let answer = format!(
                 r#"<?xml version="1.0" encoding="UTF-8"?>
 <response protocol="3.0" server="nebraska"><daystart elapsed_seconds="0"></daystart><app appid="{}" status="{status}"><ping status="ok"></ping><updatecheck status="error-internal"></updatecheck></app></response>"#,
                 app.app_id
             );
-            return reply(&mut stream, "text/xml", answer.as_bytes());
+            return send(&mut stream, XML, answer.as_bytes(), &Mood::Good).map(drop);
         }
-        Mood::Status(status) => {
-            return write!(stream, "HTTP/1.1 {status} no\r\nContent-Length: 0\r\n\r\n");
-        }
-        Mood::Garbage => return reply(&mut stream, "text/xml", b"<?xml version='1.0'?><html>"),
-        Mood::Html => {
-            return reply(
-                &mut stream,
-                "text/html",
-                b"<html>log in to the hotel's network",
-            );
+        Mood::Garbage => {
+            let body = b"<?xml version='1.0'?><html>";
+            return send(&mut stream, XML, body, &Mood::Good).map(drop);
         }
         _ => {}
     }
@@ -204,17 +304,15 @@ fn omaha(
             events: app.events.len(),
         }],
     };
-    reply(&mut stream, "text/xml", response.to_xml().as_bytes())
+    drop(state);
+    let mut body = response.to_xml().into_bytes();
+    flip(&mut body, mood);
+    send(&mut stream, XML, &body, mood)?;
+    stall(mood);
+    Ok(())
 }
 
-fn reply(stream: &mut TcpStream, kind: &str, body: &[u8]) -> std::io::Result<()> {
-    write!(
-        stream,
-        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    )?;
-    stream.write_all(body)
-}
+const XML: &str = "200 OK\r\nContent-Type: text/xml";
 
 fn file(
     mut stream: TcpStream,
@@ -222,34 +320,18 @@ fn file(
     path: &str,
     range: Option<String>,
     if_range: Option<String>,
+    mood: &Mood,
 ) -> std::io::Result<()> {
-    let (mood, content) = {
-        let mut state = state.lock().unwrap();
-        state
-            .requests
-            .push(format!("GET {path} {}", range.as_deref().unwrap_or("all")));
-        (state.mood.clone(), state.files.get(path).cloned())
+    let (content, tag) = {
+        let state = state.lock().unwrap();
+        (state.files.get(path).cloned(), state.tag)
     };
     let Some(mut content) = content else {
         return write!(stream, "HTTP/1.1 404 no\r\nContent-Length: 0\r\n\r\n");
     };
-    let manifest = path.ends_with(".json");
-    match mood {
-        Mood::Status(status) => {
-            return write!(stream, "HTTP/1.1 {status} no\r\nContent-Length: 0\r\n\r\n");
-        }
-        Mood::Html => return reply(&mut stream, "text/html; charset=utf-8", b"<html>log in"),
-        Mood::RedirectLoop => {
-            return write!(
-                stream,
-                "HTTP/1.1 302 there\r\nLocation: /{path}\r\nContent-Length: 0\r\n\r\n"
-            );
-        }
-        Mood::Corrupt if !manifest => content[1000] ^= 1,
-        _ => {}
-    }
-    let tag = format!("\"{:x}\"", content.len());
-    let start = range.filter(|_| mood != Mood::NoRanges && if_range.is_none_or(|t| t == tag));
+    flip(&mut content, mood);
+    let tag = tag.map_or_else(|| format!("\"{:x}\"", content.len()), str::to_owned);
+    let start = range.filter(|_| *mood != Mood::NoRanges && if_range.is_none_or(|t| t == tag));
     let total = content.len();
     let (start, last): (Option<usize>, usize) = match &start {
         Some(range) => {
@@ -261,34 +343,28 @@ fn file(
         }
         None => (None, total.saturating_sub(1)),
     };
-    if matches!(mood, Mood::Dies(at) if !manifest && start.is_some_and(|start| start >= at)) {
+    if matches!(mood, Mood::Dies(at) if start.is_some_and(|start| start >= *at)) {
         return write!(stream, "HTTP/1.1 503 no\r\nContent-Length: 0\r\n\r\n");
     }
     let body = &content[start.unwrap_or(0).min(total)..(last + 1).min(total)];
-    let claimed = body.len() + usize::from(mood == Mood::WrongLength && !manifest);
-    match start {
-        Some(start) => write!(
-            stream,
-            "HTTP/1.1 206 part\r\nContent-Range: bytes {start}-{last}/{total}\r\nETag: {tag}\r\nContent-Length: {claimed}\r\n\r\n"
-        )?,
-        None => write!(
-            stream,
-            "HTTP/1.1 200 OK\r\nETag: {tag}\r\nContent-Length: {claimed}\r\n\r\n"
-        )?,
-    }
-    let part = match mood {
-        Mood::Truncate(at) | Mood::Stall(at) | Mood::Dies(at) if !manifest => {
-            &body[..at.min(body.len())]
-        }
-        _ => body,
+    let mut head = match start {
+        Some(start) => format!("206 part\r\nContent-Range: bytes {start}-{last}/{total}"),
+        None => "200 OK".to_owned(),
     };
-    if !manifest {
-        state.lock().unwrap().sent += part.len();
+    if !tag.is_empty() {
+        head += &format!("\r\nETag: {tag}");
     }
-    stream.write_all(part)?;
-    stream.flush()?;
-    if matches!(mood, Mood::Stall(_)) && part.len() < body.len() {
-        std::thread::sleep(Duration::from_secs(20));
+    // Before the bytes are there: who has them may look at once.
+    let part = match mood {
+        Mood::Truncate(at) | Mood::Stall(at) | Mood::Dies(at) => *at.min(&body.len()),
+        _ => body.len(),
+    };
+    if !path.ends_with(".json") {
+        state.lock().unwrap().sent += part;
+    }
+    send(&mut stream, &head, body, mood)?;
+    if part < body.len() {
+        stall(mood);
     }
     Ok(())
 }

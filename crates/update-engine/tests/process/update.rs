@@ -251,7 +251,6 @@ fn reason_of_an_unhealthy_release(last_words: bool, daemon_dies: bool) -> String
 /// Asking systemd why a boot is late takes long, and it may become good meanwhile.
 #[test]
 fn a_boot_that_becomes_good_late_is_left_alone() {
-    use std::os::unix::fs::PermissionsExt as _;
     let (server, one, two) = (Server::start(), Release::new("1"), Release::new("2"));
     let mut host = Host::new(&server, &[&one, &two]);
     host.run(&["mark-good"]);
@@ -263,29 +262,49 @@ fn a_boot_that_becomes_good_late_is_left_alone() {
         good.display(),
         rebooted.display()
     );
-    std::fs::create_dir_all(host.path("bin")).unwrap();
-    for program in ["systemctl", "journalctl"] {
-        let path = format!("bin/{program}");
-        host.write(&path, &script);
-        let mode = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(host.path(&path), mode).unwrap();
+    for name in ["systemctl", "journalctl"] {
+        host.program(name, &script);
     }
     assert!(!good.exists());
     let before = host.disk_digest();
     let mut command = host.engine(&["boot-failed"]);
-    command.env(
-        "PATH",
-        format!("{}:/usr/bin:/bin", host.path("bin").display()),
-    );
+    command.env("PATH", host.programs());
     assert!(command.status().unwrap().success());
     assert!(good.exists() && !rebooted.exists());
     assert!(!host.path("var/lib/orlop/boot/failure.json").exists());
     assert_eq!(host.disk_digest(), before);
 
     std::fs::remove_file(&good).unwrap();
-    host.write("bin/systemctl", &script.replace("list-units", "nothing"));
-    assert!(command.status().unwrap().success());
-    assert!(rebooted.exists());
+    host.program("systemctl", &script.replace("list-units", "nothing"));
+    let mut command = command.spawn().unwrap();
+    wait_for(|| rebooted.exists());
+    command.kill().unwrap();
+    command.wait().unwrap();
+}
+
+/// Else it could be marked good in the moment in which the system goes down.
+#[test]
+fn a_boot_that_failed_keeps_the_disk_until_the_reboot() {
+    let (server, one, two) = (Server::start(), Release::new("1"), Release::new("2"));
+    let mut host = Host::new(&server, &[&one, &two]);
+    host.run(&["mark-good"]);
+    host.stage(&two).unwrap();
+    assert_eq!(host.boot(), Slot::B);
+    let rebooted = host.path("rebooted");
+    let script = format!(
+        "#!/bin/sh\ncase $1 in reboot) echo > {} ;; esac\n",
+        rebooted.display()
+    );
+    host.program("systemctl", &script);
+    host.program("journalctl", "#!/bin/sh\n");
+    let mut failing = host.engine(&["boot-failed"]);
+    let mut failing = failing.env("PATH", host.programs()).spawn().unwrap();
+    wait_for(|| rebooted.exists());
+    // It gives up after some seconds.
+    let marked = host.engine(&["mark-good"]).status().unwrap();
+    failing.kill().unwrap();
+    failing.wait().unwrap();
+    assert!(!marked.success() && !host.path("run/orlop/good").exists());
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! The ways to a release, from the smallest download up, on real processes.
 
+use std::fs::{self, DirEntry};
+use std::path::Path;
+
 use disk::Slot;
 
-use crate::host::{Host, Release, noise};
+use crate::host::{Host, Release, noise, wait_for};
 use crate::server::{Mood, Server};
 
 struct Scene {
@@ -53,8 +56,40 @@ impl Scene {
         names
     }
 
+    /// Where the requests for a file began.
+    fn asked_from(&self, file: &str) -> Vec<usize> {
+        let requests = self.server.with(|s| s.requests.clone());
+        let of = requests.iter().filter_map(|r| {
+            let range = r.strip_prefix(&format!("GET {file} "))?;
+            Some(range.split('-').next()?.parse().unwrap_or(0))
+        });
+        of.collect()
+    }
+
+    /// How long the delta of `/usr` is.
+    fn delta(&self) -> usize {
+        let delta = self.two.extra.iter();
+        let mut delta = delta.filter(|(name, _)| name == "usr-from-1.delta");
+        delta.next().unwrap().1.len()
+    }
+
     fn sent(&self) -> usize {
         self.server.with(|s| s.sent)
+    }
+
+    /// What lies there of downloads, without the directories' names.
+    fn downloaded(&self) -> Vec<String> {
+        let list = |dir: &Path| -> Vec<DirEntry> {
+            let entries = fs::read_dir(dir).into_iter().flatten();
+            entries.map(Result::unwrap).collect()
+        };
+        let dirs = list(&self.host.path("var/lib/update-engine/download"));
+        let files = dirs.iter().flat_map(|dir| list(&dir.path()));
+        let mut names: Vec<_> = files
+            .map(|file| file.file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
     }
 }
 
@@ -100,6 +135,82 @@ fn from_another_version_only_what_is_not_here() {
             .all(|r| !r.ends_with("all") && !r.ends_with('-')),
         "{requests:?}"
     );
+}
+
+#[test]
+fn a_damaged_delta_is_fetched_again_from_where_it_is_damaged() {
+    let scene = Scene::new(with_delta);
+    let delta = scene.delta();
+    let damage = Mood::Flip(delta - 100);
+    scene.server.set_once(damage, "2/usr-from-1.delta");
+    assert_eq!(scene.updated(), BY_DELTA);
+    let from = scene.asked_from("2/usr-from-1.delta");
+    assert!(from[0] == 0 && from[1] > 0 && from.len() == 2, "{from:?}");
+    let usual = Scene::new(with_delta);
+    usual.updated();
+    assert_eq!(scene.sent(), usual.sent() + delta - from[1]);
+}
+
+/// Neither its header nor anything else that was not damaged helps here.
+#[test]
+fn a_delta_whose_server_damages_it_is_given_up() {
+    for at in [20, 200, 5_000] {
+        let scene = Scene::new(with_delta);
+        let fault = move |request: &str| {
+            let damaged = request.contains("usr-from-1.delta");
+            damaged.then_some(Mood::Flip(at))
+        };
+        scene.server.with(|s| s.fault = Some(Box::new(fault)));
+        assert_eq!(scene.updated(), [&BY_DELTA[..], &BY_BLOCKS[1..]].concat());
+        let tries = scene.asked_from("2/usr-from-1.delta").len();
+        assert_eq!(tries, 2, "byte {at}");
+    }
+}
+
+#[test]
+fn what_one_address_damages_the_next_one_repairs() {
+    let scene = Scene::new(with_delta);
+    let second = Server::start();
+    scene.two.publish(&second);
+    // Mirrors do not call it by the same name.
+    second.with(|s| s.tag = Some("\"other\""));
+    let fault = |request: &str| {
+        let damaged = request.contains("usr-from-1.delta");
+        damaged.then_some(Mood::Flip(10_000))
+    };
+    scene.server.with(|s| {
+        s.more = vec![second.file_url("2/")];
+        s.fault = Some(Box::new(fault));
+    });
+    assert_eq!(scene.updated(), BY_DELTA);
+    let asked = second.with(|s| s.requests.clone());
+    let from = asked[0].strip_prefix("GET 2/usr-from-1.delta ");
+    assert!(from.is_some_and(|from| from != "all"), "{asked:?}");
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert!(second.with(|s| s.sent) < scene.delta());
+}
+
+/// What was left by another server is no reason to give up a way.
+#[test]
+fn a_mixture_is_fetched_once_more() {
+    let scene = Scene::new(with_delta);
+    scene.server.with(|s| s.tag = Some(""));
+    let daemon = scene.host.daemon();
+    daemon.good();
+    // Before, what is here is not known to be of this release, and is removed.
+    daemon.call("Check", serde_json::json!({})).unwrap();
+    let dir = scene.host.path("var/lib/update-engine/download");
+    let dir = dir.join(scene.two.id().to_string());
+    std::fs::create_dir_all(&dir).unwrap();
+    let files = ["uki-from-1.delta", "usr-from-1.delta"];
+    for file in files {
+        std::fs::write(dir.join(format!("{file}.part")), [7; 100]).unwrap();
+    }
+    daemon.update().unwrap();
+    scene.is_there();
+    for file in files {
+        assert_eq!(scene.asked_from(&format!("2/{file}")), [100, 0]);
+    }
 }
 
 /// Signed, and yet wrong: it was made from something else. The slot is half written by then.
@@ -235,4 +346,57 @@ fn the_writer_checks_deltas_itself() {
 
     stage(&call).unwrap();
     scene.is_there();
+}
+
+/// The writer finds out, when both are here.
+#[test]
+fn files_of_a_way_that_was_closed_are_deleted() {
+    let two = |one: &Release| {
+        let two = one.next("2");
+        let mut other = one.usr.clone();
+        other[500 * 4096..503 * 4096].copy_from_slice(&two.usr[100 * 4096..103 * 4096]);
+        two.with_delta(one, &other, &one.uki)
+    };
+    let scene = Scene::new(two);
+    scene.server.with(|s| s.files.remove("2/usr.erofs.zst"));
+    let daemon = scene.host.daemon();
+    daemon.good().update().unwrap_err();
+    assert_eq!(scene.asked(), [&BY_DELTA[..], &BY_BLOCKS[1..]].concat());
+    // It serves what is left as well.
+    assert_eq!(scene.downloaded(), ["uki.efi"]);
+}
+
+#[test]
+fn half_of_a_file_of_a_way_that_was_closed_is_deleted() {
+    let scene = Scene::new(with_delta);
+    scene.server.set(Mood::Dies(1000));
+    let daemon = scene.host.daemon();
+    daemon.good().update().unwrap_err();
+    let half = ["usr-from-1.delta.etag", "usr-from-1.delta.part"];
+    assert_eq!(scene.downloaded()[1..], half);
+    scene.server.set(Mood::Good);
+    scene.server.with(|s| {
+        for name in ["usr-from-1.delta", "usr.index", "usr.erofs.zst"] {
+            s.files.remove(&format!("2/{name}"));
+        }
+    });
+    daemon.update().unwrap_err();
+    assert_eq!(scene.downloaded(), ["uki.efi"]);
+}
+
+#[test]
+fn a_download_goes_when_another_release_comes_or_it_is_written() {
+    let scene = Scene::new(|one| one.next("2"));
+    scene.server.set(Mood::Dies(1000));
+    let daemon = scene.host.daemon();
+    daemon.good().update().unwrap_err();
+    let half = ["uki.efi.etag", "uki.efi.part"];
+    assert_eq!(scene.downloaded(), half);
+    // Only the newer one's are there, not both.
+    scene.one.next("3").publish(&scene.server);
+    daemon.update().unwrap_err();
+    assert_eq!(scene.downloaded(), half);
+    scene.server.set(Mood::Good);
+    daemon.update().unwrap();
+    wait_for(|| scene.downloaded().is_empty());
 }

@@ -50,6 +50,7 @@ enum Work {
     ReadSlots,
     /// Forced: what the operator wants is older than what he has.
     Check(bool),
+    Reopen(Sha256),
     Download(&'static str),
     /// With the steps on the disk that are done.
     Stage(&'static str, AfterStaging, u8),
@@ -154,7 +155,9 @@ impl World {
                     events.extend([self.found(), Event::Good]);
                 }
                 Action::LookForGood | Action::Clean { .. } | Action::Discard(..) => {}
+                Action::LookForExtensions => events.push(Event::Looked),
                 Action::Check(ask) => self.work.push_back(Work::Check(ask.force)),
+                Action::Reopen(id, _) => self.work.push_back(Work::Reopen(id)),
                 Action::Download(offer) => {
                     let version = known(&offer.manifest.version);
                     let failed = &self.saved.failed;
@@ -301,6 +304,10 @@ impl World {
             return self.crash();
         }
         if let Some(work) = self.work.pop_front() {
+            let wish = Event::AskedRollback;
+            if self.luck.one_in(20) && self.engine.admits(&wish).is_ok() && !self.take(wish) {
+                return;
+            }
             return self.perform(work);
         }
         match self.engine.phase {
@@ -317,11 +324,19 @@ impl World {
                 self.take(Event::Timer);
             }
             Phase::Idle { .. } => {
-                let event = match self.luck.below(9) {
+                let event = match self.luck.below(11) {
                     0 => Event::AskedRollback,
                     1 => Event::Reset,
                     3 => Event::Asked(Ask {
                         force: true,
+                        ..Ask::POLL
+                    }),
+                    4 => Event::Asked(Ask {
+                        download_only: true,
+                        ..Ask::POLL
+                    }),
+                    5 => Event::Asked(Ask {
+                        apply: true,
                         ..Ask::POLL
                     }),
                     2 if self.asked => return self.crash(),
@@ -362,6 +377,13 @@ impl World {
                 1 => self.trouble(Code::Server, None),
                 2 | 3 => Event::Offered(offer(&["2"])),
                 _ => Event::Offered(offer(&["3"])),
+            },
+            Work::Reopen(id) => match ["1", "2", "3"].map(|it| offer(&[it])) {
+                _ if self.luck.one_in(5) => self.trouble(Code::Download, None),
+                all => {
+                    let it = all.into_iter().find(|it| it.manifest.id() == id);
+                    Event::Offered(it.unwrap())
+                }
             },
             Work::Download(version) => match self.luck.below(5) {
                 0 => self.trouble(Code::Download, Some(version)),

@@ -4,7 +4,7 @@
 //! `found a=1*+3-0 b=2+0-3` is a disk whose slot a runs version 1 with three tries left, and whose
 //! slot b holds an exhausted version 2. `reboot 2` starts the engine again, in version 2, with
 //! what it remembered and what failed boots left; `restart 2` in the same boot, already good.
-//! `reboot 1 volatile` forgets everything, as with `state=volatile`.
+//! `reboot 1 volatile` forgets everything, as with `state=volatile`; `reboot 1 epoch=1` is of that epoch.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -15,8 +15,21 @@ use release::keys::{SigningKey, VerifyingKey};
 use release::status::{FailedRelease, SlotStatus};
 use release::{Compression, File, Manifest, Payload, Sha256, Usr, Version};
 
+macro_rules! check {
+    ($prelude:expr, @$transcript:literal) => {
+        insta::assert_snapshot!(replay($prelude, $transcript), @$transcript)
+    };
+}
+
 mod crashes;
+mod failures;
+mod later;
+mod limits;
+mod refusals;
 mod stories;
+mod ways;
+mod wishes;
+mod writes;
 
 use super::*;
 use crate::memory::{Code, Memory, Report};
@@ -79,6 +92,7 @@ fn offer(words: &[&str]) -> Box<Offer> {
         manifest,
         envelope: String::from_utf8(envelope).unwrap(),
         bases: vec!["http://server/".into()],
+        allow_expired: false,
         ways: option("ways").map_or(vec![Way::Whole], |ways| ways.split(',').map(way).collect()),
     })
 }
@@ -147,9 +161,11 @@ fn event(line: &str, last: &[&str]) -> Event {
             install: words.contains(&"install"),
             force: words.contains(&"force"),
             download_only: words.contains(&"download-only"),
+            apply: words.contains(&"apply"),
             from: words
                 .iter()
                 .find_map(|w| w.strip_prefix("from=").map(str::to_owned)),
+            allow_expired: false,
         }),
         "rollback" => Event::AskedRollback,
         "clear" => Event::ClearFailed,
@@ -164,6 +180,7 @@ fn event(line: &str, last: &[&str]) -> Event {
             version: None,
         },
         "told" => Event::Told(Ok(number())),
+        "looked" => Event::Looked,
         "not-told" => Event::Told(Err("server away".into())),
         "closed" => Event::WayClosed(Trouble {
             code: Code::Write,
@@ -176,6 +193,7 @@ fn event(line: &str, last: &[&str]) -> Event {
                 "server" => Code::Server,
                 "download" => Code::Download,
                 "write" => Code::Write,
+                "epoch" => Code::Epoch,
                 other => panic!("{other}"),
             };
             let about = last.first().map(|_| offer(last).manifest);
@@ -238,6 +256,7 @@ fn show_action(action: &Action) -> String {
                 .collect::<Vec<_>>()
                 .join(", ")
         ),
+        Action::Reopen(..) => "Reopen".into(),
         Action::Check(ask) if ask.force => "Check, forced".into(),
         Action::Check(_) => "Check".into(),
         other => format!("{other:?}"),
@@ -295,6 +314,7 @@ fn engine(version: &str, boot: u32, memory: Memory) -> Engine {
         boot_id: format!("boot{boot}"),
         architecture: "x86-64",
         kernel: None,
+        epoch: 0,
         volatile: false,
     };
     let settings = Settings {
@@ -405,6 +425,43 @@ impl<'a> Scene<'a> {
         memory.evidence = evidence(words).of_others(Some(root_hash(version)));
         let mut started = engine(version, self.boots, memory);
         started.host.volatile = volatile;
+        let epoch = words.iter().find_map(|word| word.strip_prefix("epoch="));
+        started.host.epoch = epoch.map_or(0, |epoch| epoch.parse().unwrap());
         self.engine = step(started, Event::NotGoodYet, Timestamp::UNIX_EPOCH).0;
     }
+}
+
+/// A check under way has not been told, so it begins anew; and it installs only if they want that.
+#[test]
+fn who_allows_expired_metadata_allows_it_for_what_they_ask() {
+    let update = || Ask {
+        allow_expired: true,
+        ..Ask::POLL
+    };
+    let look = || Ask {
+        allow_expired: true,
+        ..Ask::LOOK
+    };
+    let both = |first: Ask, then: Ask| {
+        let mut engine = engine("1", 1, Memory::default());
+        engine.phase = Phase::Checking {
+            ask: first,
+            failures: 0,
+            again: false,
+            roll_back: false,
+        };
+        let now = Timestamp::UNIX_EPOCH;
+        let (engine, _) = step(engine, Event::Asked(then), now);
+        let (_, actions) = step(engine, Event::NothingNew, now);
+        actions.into_iter().find_map(|action| match action {
+            Action::Check(ask) => Some(ask),
+            _ => None,
+        })
+    };
+    assert_eq!(both(Ask::POLL, Ask::POLL), None);
+    assert_eq!(both(Ask::POLL, update()), Some(update()));
+    assert_eq!(both(Ask::POLL, look()), Some(look()));
+    assert_eq!(both(Ask::LOOK, update()), Some(update()));
+    // Those who come to such a check have its answer.
+    assert_eq!(both(update(), Ask::POLL), None);
 }
