@@ -25,6 +25,7 @@ mod startup;
 mod ticker;
 mod tokens;
 mod tuf;
+mod turn;
 mod upload;
 
 use std::path::PathBuf;
@@ -99,8 +100,8 @@ struct Server {
     database: Database,
     artifacts: artifacts::Artifacts,
     keys: PathBuf,
-    /// Held while a manifest is replaced and while a release is finished.
-    publishing: tokio::sync::Mutex<()>,
+    /// Taken to replace a manifest or metadata, and to finish a release.
+    publishing: turn::Turns,
     token: auth::Token,
     oidc: Option<oidc::Oidc>,
     /// Reading needs a role as well.

@@ -231,7 +231,7 @@ pub(crate) enum Duty {
 }
 
 /// PostgreSQL notices within half a minute that a server of ours is gone without a word.
-const ALIVE: &str =
+pub(super) const ALIVE: &str =
     "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4;";
 
 /// All servers wait for the one whose turn it is to write: one that hangs loses its turn before the others give up.

@@ -11,6 +11,7 @@ use super::auth::Token;
 use super::database::{Database, DatabaseError};
 use super::oidc::{Oidc, OidcError};
 use super::sql::Place;
+use super::turn::Turns;
 use super::upload::read_keys;
 use super::{Options, Server};
 
@@ -139,7 +140,7 @@ pub(super) fn open(options: &Options, runtime: &Handle) -> Result<(Server, DataL
         forget_after: options.forget_after,
         public_url: options.public_url.clone(),
         mirrors: options.mirror.clone(),
-        publishing: tokio::sync::Mutex::new(()),
+        publishing: Turns::new(&place),
         clock: Timestamp::now,
     };
     Ok((server, DataLock(lock)))

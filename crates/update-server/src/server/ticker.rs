@@ -34,6 +34,15 @@ impl Pings {
         pings.insert(machine_id, now.as_second());
     }
 
+    /// What could not be written down is kept for the next time.
+    fn put_back(&self, unwritten: impl Iterator<Item = (String, i64)>) {
+        let mut pings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (machine_id, seen) in unwritten {
+            // It may have been here again meanwhile.
+            pings.entry(machine_id).or_insert(seen);
+        }
+    }
+
     fn take(&self) -> Vec<(String, i64)> {
         let mut pings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *pings).into_iter().collect()
@@ -90,12 +99,21 @@ pub(super) async fn run(server: Shared, mut stops: tokio::sync::watch::Receiver<
 
 /// Writes down who was here.
 pub(super) async fn flush(server: &Shared) -> Result<(), ApiError> {
-    for part in server.pings.take().chunks(AT_ONCE) {
-        let part = part.to_vec();
-        server
-            .database
-            .write(move |db| records::pinged(db, &part))
-            .await?;
+    write_down(&server.pings, &server.database).await
+}
+
+async fn write_down(pings: &Pings, database: &Database) -> Result<(), ApiError> {
+    let mut left = pings.take();
+    while !left.is_empty() {
+        let part: Arc<[_]> = left.split_off(left.len().saturating_sub(AT_ONCE)).into();
+        let written = Arc::clone(&part);
+        let result = database
+            .write(move |db| records::pinged(db, &written))
+            .await;
+        if result.is_err() {
+            pings.put_back(left.into_iter().chain(part.iter().cloned()));
+            return result;
+        }
     }
     Ok(())
 }
@@ -265,5 +283,40 @@ mod tests {
             .unwrap();
         let expect = ["here".to_owned(), "on-the-edge".to_owned()];
         assert_eq!(left, (expect.to_vec(), 1201));
+    }
+
+    #[tokio::test]
+    async fn who_was_here_is_written_down_when_it_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let (place, runtime) = (Place::File(dir.path().join("server.db")), Handle::current());
+        let open = move || Database::open(&place, Timestamp::UNIX_EPOCH, &runtime);
+        let database = tokio::task::spawn_blocking(open).await.unwrap().unwrap();
+        let pings = Pings::default();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        for n in 0..AT_ONCE + 10 {
+            pings.note(format!("{n}"), at(5));
+        }
+        let rename = |from: &'static str, to: &'static str| {
+            let sql = format!("ALTER TABLE {from} RENAME TO {to}");
+            database.write(move |db| Ok(db.batch(&sql)?))
+        };
+        rename("hosts", "away").await.unwrap();
+        write_down(&pings, &database).await.unwrap_err();
+        // It was here again since, and that is what counts.
+        pings.note("0".into(), at(7));
+        pings.put_back([("0".into(), 5)].into_iter());
+        rename("away", "hosts").await.unwrap();
+        let add = "INSERT INTO hosts (machine_id, version, channel, first_seen, last_seen, grp) \
+                   VALUES ('0', '1', 'stable', 1, 1, 'stable'), ('509', '1', 'stable', 1, 1, 'stable')";
+        database.write(|db| Ok(db.batch(add)?)).await.unwrap();
+        write_down(&pings, &database).await.unwrap();
+        let seen = database
+            .read(|db| {
+                let sql = "SELECT last_seen FROM hosts ORDER BY machine_id";
+                Ok(db.rows(sql, &[], |row| row.get::<i64>(0))?)
+            })
+            .await;
+        assert_eq!(seen.unwrap(), [7, 5]);
+        assert_eq!(pings.take(), []);
     }
 }

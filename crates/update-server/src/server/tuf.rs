@@ -74,7 +74,7 @@ pub(super) async fn put(
         )
         .hint("send what orlop keys made")
     })?;
-    let _one_at_a_time = server.publishing.lock().await;
+    let _turn = server.publishing.take().await?;
     let there = server.artifacts.read(&place).await?.unwrap_or_default();
     // A timestamp counts when the database knows what it names; a server may have died between the two.
     if there == body && name != TIMESTAMP {

@@ -64,7 +64,7 @@ pub(super) async fn put_file(
     if name.as_str() == MANIFEST_FILE {
         let bytes = read_envelope(body).await?;
         verify(&server, &bytes, &version)?;
-        let _one_at_a_time = server.publishing.lock().await;
+        let _turn = server.publishing.take().await?;
         refuse_finished(&server, &version).await?;
         let artifacts = &server.artifacts;
         artifacts.put(&place(&version, &name), bytes).await?;
@@ -89,7 +89,7 @@ pub(super) async fn finish(
     let who = auth::operator(&server, &headers).await?;
     let version = parse_version(&version)?;
     // The manifest that is checked here has to be the one that is served.
-    let _one_at_a_time = server.publishing.lock().await;
+    let _turn = server.publishing.take().await?;
     refuse_finished(&server, &version).await?;
     let bytes = read_manifest(&server, &version).await?;
     let (release, id) = verify(&server, &bytes, &version)?;

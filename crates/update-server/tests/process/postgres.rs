@@ -1,5 +1,6 @@
 //! Two servers on one PostgreSQL and one directory of releases.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -361,6 +362,47 @@ fn whoever_keeps_the_lock_does_not_stop_a_server_without_a_word() {
         );
         put.0 == 200
     });
+}
+
+/// Two operators at two servers, with one store of releases.
+#[test]
+fn whoever_publishes_waits_for_who_publishes_at_another_server() {
+    let (lab, cluster) = (Lab::new(), Cluster::new());
+    let [one, two] = pair(&lab, &cluster);
+    let mut psql = cluster
+        .program("psql")
+        .args(["--username=orlop", "--no-psqlrc", "--quiet", "-At", "-h"])
+        .arg(cluster.dir.path())
+        .arg("postgres")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // As the server `one` would.
+    let mut commands = psql.stdin.take().unwrap();
+    writeln!(commands, "SELECT 'locked', pg_advisory_lock(7308056);").unwrap();
+    let said = BufReader::new(psql.stdout.take().unwrap());
+    assert!(
+        said.lines()
+            .any(|line| line.unwrap().starts_with("locked|"))
+    );
+    std::thread::scope(|scope| {
+        let sends = scope.spawn(|| send_root(&two, 1));
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(!sends.is_finished(), "two publish at once");
+        // Its session is over.
+        drop(commands);
+        psql.wait().unwrap();
+        assert_eq!(sends.join().unwrap(), 204);
+    });
+    // Whoever is done keeps nobody waiting.
+    assert_eq!((send_root(&one, 2), send_root(&two, 3)), (204, 204));
+}
+
+fn send_root(server: &Running, version: u64) -> u16 {
+    let file = format!("/api/v1/tuf/{version}.root.json");
+    let body = format!(r#"{{"signed": {{"version": {version}}}}}"#);
+    server.request("PUT", &file, &[], body.as_bytes()).0
 }
 
 #[test]
