@@ -43,6 +43,19 @@ pub(super) fn set_channel(
     version: &Version,
 ) -> Result<ChannelState, ApiError> {
     let before = plan.channels.get(name.as_str()).cloned().flatten();
+    let release = plan.releases.get(version);
+    // We have no key to sign it with, and a rollout of it would only fail on every host.
+    if before.as_ref() != Some(version)
+        && release.is_some_and(|release| !plan.is_signed(name.as_str(), release))
+    {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("the metadata of channel {name} does not name release {version}, so its hosts would refuse it"),
+        )
+        .hint(format!(
+            "where the channel's key is, run: orlop release promote --from CHANNEL --to {name}, or: orlop release publish {version} --channel {name}"
+        )));
+    }
     let state = catalog::set_channel(db, name, version, by.now)?;
     if before.as_ref() != Some(version) {
         let was = before.map_or_else(|| "nothing".into(), |version| version.to_string());

@@ -189,7 +189,7 @@ impl Plan {
     }
 
     /// Would hosts of the channel believe it?
-    fn is_signed(&self, channel: &str, release: &Published) -> bool {
+    pub(super) fn is_signed(&self, channel: &str, release: &Published) -> bool {
         // Flatcar's hosts do not know our metadata.
         release.manifest.is_flatcar()
             || self.signed.as_ref().is_none_or(|signed| {

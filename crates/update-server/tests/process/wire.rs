@@ -446,6 +446,27 @@ fn stops_on_the_way_are_those_that_hosts_believe() {
     // Of the two that would do, the channel names one.
     sign(1, &[three, four], &[four, five]);
     assert_eq!(host.offered(), "4");
+    // Nor is a channel pointed at what its hosts would refuse, whoever asks for it.
+    let (beta, stable) = (channel("beta"), channel("stable"));
+    let says = |result: Result<_, ClientError>| result.unwrap_err().to_string();
+    let refused = says(client.set_channel(&stable, &version("3")));
+    assert!(
+        refused.contains("channel stable does not name release 3"),
+        "{refused}"
+    );
+    let refused = says(client.promote(&stable, &beta, None));
+    assert!(
+        refused.contains("channel beta does not name release 5"),
+        "{refused}"
+    );
+    let pointed = |name: &Channel| {
+        let channels = client.channels().unwrap();
+        let found = channels.into_iter().find(|it| it.name == *name);
+        found.unwrap().version.unwrap().to_string()
+    };
+    assert_eq!((pointed(&beta), pointed(&stable)), ("4".into(), "5".into()));
+    client.set_channel(&beta, &version("3")).unwrap();
+    client.set_channel(&beta, &version("4")).unwrap();
     host.runs("4");
     host.tell(Event::good(&version("4"), &version("1")));
     assert_eq!(host.offered(), "5");
